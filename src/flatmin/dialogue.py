@@ -1,0 +1,208 @@
+"""What a method asks for, known before the first gradient is computed.
+
+A method is a generator: it yields the points where it wants gradients and returns a direction. Because vectors are
+expressions, the whole conversation can be *rehearsed* with gradients that are only placeholders. That costs some tens
+of microseconds and tells what no single `yield` can: which gradients are still needed after which probe. From it follow
+the two savings that bring PUGD and SAM down to one extra parameter copy:
+
+- a gradient that will only ever be used in a sum with the next one need not be kept: the next backward pass adds to it;
+- a gradient that is not needed any more lends its memory to the copy of the weights.
+
+A method that looks at a number (`if g.norm() > 1`) cannot be rehearsed, as the number is not there yet. It then talks
+live, one gradient at a time, with the same results and without the savings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from flatmin.number import Node, Number, Unknown, walk
+from flatmin.vector import Add, Scaled, Tensors, Vec
+from flatmin.weights import Weights
+
+Memory: TypeAlias = dict[str, Any]
+#: Yields None (a gradient at w) or δ (a gradient at w + δ), is sent that gradient, returns the direction.
+Conversation: TypeAlias = Generator["Vec | None", Vec, Vec]
+
+#: More gradients than any method needs in one step; beyond it we assume that it never ends.
+MOST_PROBES = 1000
+
+
+class Method(Protocol):
+    """What an optimizer method is: anything with this one generator."""
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """Ask for gradients, answer with the direction that the base optimizer descends along.
+
+        Args:
+            w: the weights.
+            memory: what the method remembers between steps: floats, Vecs and dicts of them. Changes take effect when
+                the step succeeds.
+        """
+        ...
+
+
+class Gradient(Tensors):
+    """The gradient of one probe, a placeholder until the probe has run."""
+
+    @property
+    def absent(self) -> bool:
+        """Whether no parameter has a part in it any more, because the next gradient was added to it."""
+        return all(value is None for value in self.values)
+
+
+@dataclass
+class Probe:
+    """One gradient to compute.
+
+    Args:
+        delta: where, relative to the weights; None at the weights themselves.
+        gradient: the leaf that receives it.
+        adds: leave the previous gradient in `p.grad`, so that this one is added to it.
+        done: the earlier gradients that nobody needs once `delta` is known; their memory may be reused.
+    """
+
+    delta: Vec | None
+    gradient: Gradient
+    adds: bool = False
+    done: tuple[Gradient, ...] = ()
+
+
+class Dialogue:
+    """One step's conversation with a method.
+
+    Args:
+        method: whom to talk to.
+        weights: makes the leaf `w`, anew for each attempt.
+        memory: what the method remembers; read, never written.
+
+    Iterate over it for the probes, filling in each `probe.gradient` before the next; then read `answer` and `memory`.
+    """
+
+    def __init__(self, method: Method, weights: Callable[[], Weights], memory: Memory):
+        self._method, self._weights, self._before = method, weights, memory
+        self.answer: Vec
+        self.memory: Memory = {}
+
+    def __iter__(self) -> Iterator[Probe]:
+        try:
+            probes = list(self._talk())
+        except Unknown:
+            return self._talk()
+        self._look_ahead(probes)
+        return iter(probes)
+
+    def _talk(self) -> Iterator[Probe]:
+        """Run the generator; the receiver fills each gradient in at once, or, in a rehearsal, not at all."""
+        name = type(self._method).__name__
+        self.memory = _copy(self._before)
+        w = self._weights()
+        talk = self._method.direction(w, self.memory)
+        if not isinstance(talk, Generator):
+            raise TypeError(
+                f"{name}.direction returned {type(talk).__name__} instead of asking for gradients; "
+                "write `g = yield` to ask for the gradient at w"
+            )
+        gradient: Gradient | None = None  # a generator's first turn is sent None
+        asked = 0
+        while True:
+            try:
+                delta = talk.send(gradient)  # type: ignore[arg-type]
+            except StopIteration as stop:
+                self.answer = _checked_answer(stop.value, name, asked)
+                return
+            if delta is not None and not isinstance(delta, Vec):
+                raise TypeError(
+                    f"{name}.direction yielded {_describe(delta)} as request {asked + 1}; "
+                    "write `yield` for the gradient at w or `yield delta` with a Vec for the one at w + delta"
+                )
+            asked += 1
+            if asked > MOST_PROBES:
+                raise RuntimeError(f"{name}.direction asked for {MOST_PROBES} gradients in one step; end with `return`")
+            gradient = Gradient(w.scope)
+            yield Probe(delta, gradient)
+
+    def _look_ahead(self, probes: list[Probe]) -> None:
+        """Find out which gradients are used when, and mark the probes accordingly."""
+        together: list[Gradient] = []
+        held: list[Gradient] = []
+        for k, probe in enumerate(probes):
+            later: list[Node] = [p.delta for p in probes[k + 1 :] if p.delta is not None]
+            later += [self.answer, *_expressions(self.memory)]
+            used = {id(node) for node in walk(*later)}
+            together.append(probe.gradient)
+            probe.adds = k > 0 and _only_as_a_sum(together, later)
+            if not probe.adds:
+                probe.done = tuple(g for g in held if id(g) not in used)
+                together = [probe.gradient]
+            held = [g for g in held if id(g) in used] + [probe.gradient]
+
+
+def _only_as_a_sum(gradients: list[Gradient], roots: list[Node]) -> bool:
+    """Whether these gradients occur in the expressions, and nowhere but side by side in one sum."""
+    ids = {id(g) for g in gradients}
+    occurs = False
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if id(node) in ids:
+            return False
+        if not isinstance(node, Add):
+            stack += node.args
+            continue
+        terms = _terms(node)
+        counts = Counter(id(t) for t in terms if id(t) in ids)
+        if counts and (len(counts) < len(ids) or max(counts.values()) > 1):
+            return False
+        occurs = occurs or bool(counts)
+        stack += [t for t in terms if id(t) not in ids]
+    return occurs
+
+
+def _terms(node: Node) -> list[Node]:
+    return [t for arg in node.args for t in _terms(arg)] if isinstance(node, Add) else [node]
+
+
+def single(vec: Vec) -> tuple[float | Number, Gradient] | None:
+    """(factor, gradient) if a vector is a multiple of one gradient, absent ones left out; else None."""
+    if isinstance(vec, Gradient):
+        return 1.0, vec
+    if isinstance(vec, Scaled):
+        inner = single(vec.vec)
+        return None if inner is None else (vec.factor * inner[0], inner[1])
+    if isinstance(vec, Add):
+        there = [
+            arg for arg in vec.args if not (isinstance(arg, Gradient) and not any(v is not None for v in arg.values))
+        ]
+        return single(there[0]) if len(there) == 1 else None
+    return None
+
+
+def _expressions(memory: Memory) -> Iterator[Node]:
+    for value in memory.values():
+        if isinstance(value, Node):
+            yield value
+        elif isinstance(value, dict):
+            yield from _expressions(value)
+
+
+def _copy(memory: Memory) -> Memory:
+    return {k: _copy(v) if isinstance(v, dict) else copy.copy(v) for k, v in memory.items()}
+
+
+def _checked_answer(answer: object, name: str, asked: int) -> Vec:
+    if not asked:
+        raise RuntimeError(f"{name}.direction ended without asking for a gradient; write `g = yield` first")
+    if not isinstance(answer, Vec):
+        raise TypeError(
+            f"{name}.direction returned {_describe(answer)}; end it with `return u`, where u is the direction, a Vec"
+        )
+    return answer
+
+
+def _describe(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r:.60}"

@@ -1,0 +1,318 @@
+"""`FlatOptimizer`: the one engine that runs every method.
+
+A step is a conversation (see `dialogue.py`). The method asks for gradients at points near the weights; the engine moves
+the weights there, lets the caller run forward and backward, puts the weights back bit for bit, and passes the gradient
+on. When the method has answered, its direction is in `p.grad` and the base optimizer takes its ordinary step.
+
+The engine alone moves weights. It notes the copy of each piece before it moves that piece, so whatever interrupts a
+step, an exception, Ctrl-C or a loop left early, finds the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
+
+import torch
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.optimizer import _global_optimizer_pre_hooks
+
+from flatmin.dialogue import Dialogue, Method
+from flatmin.excursion import Excursion
+from flatmin.forward import OnePass
+from flatmin.gradients import Gradients
+from flatmin.memory import freeze, thaw, to_devices
+from flatmin.space import Scope
+from flatmin.weights import Weights
+
+Closure: TypeAlias = "Callable[[], Any]"
+
+
+class FlatOptimizer(Optimizer):
+    """Any torch optimizer, descending along the direction of a flat-minima method.
+
+    The base optimizer keeps everything that is an optimizer's: groups, state, learning rate. `param_groups` and
+    `state` here *are* the base's, so schedulers work attached to either.
+
+    Args:
+        base: a constructed optimizer. Two options of its parameter groups are read here: `perturb` (default True;
+            False leaves the group where it is in every probe, and out of the norms that scale a perturbation) and
+            `radius_scale` (default 1.0; multiplies the group's part of the perturbation).
+        method: what to ask for and where to go, for example `flatmin.PUGD()`.
+        model: the network. With it, BatchNorm's running statistics move once per step, as one forward pass at the
+            first probe moves them.
+        same_dropout: show every probe the dropout masks of the first.
+        seed: of the noise that methods draw; by default torch's initial seed. The global generators are never touched.
+
+    Raises:
+        TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
+        ValueError: a group option is out of range.
+
+    Example:
+        >>> import torch, flatmin
+        >>> net = torch.nn.Linear(4, 1)
+        >>> base = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        >>> opt = flatmin.FlatOptimizer(base, flatmin.PUGD(), model=net)
+        >>> x, y = torch.randn(8, 4), torch.randn(8, 1)
+        >>> for _ in opt.probes():
+        ...     torch.nn.functional.mse_loss(net(x), y).backward()
+        >>> opt.step()
+    """
+
+    _excursion: Excursion
+    #: A probe is under way whose gradient autograd adds to the one before.
+    _adding: bool
+    #: The loop over probes that is under way, if any; a weak reference, so that dropping the loop ends it.
+    _open: ReferenceType[Generator[int, None, None]] | None
+    #: `p.grad` holds a direction.
+    _ready: bool
+
+    def __init__(
+        self,
+        base: Optimizer,
+        method: Method,
+        *,
+        model: nn.Module | None = None,
+        same_dropout: bool = False,
+        seed: int | None = None,
+    ):
+        _check(base, method, model)
+        self.base = base
+        self.method = method
+        self.model = model
+        self.same_dropout = same_dropout
+        self.seed = torch.initial_seed() if seed is None else int(seed)
+        self.steps = 0
+        self.memory: dict[str, Any] = {}
+        # Not Optimizer.__init__, which would build groups and state of its own.
+        super().__setstate__({"defaults": base.defaults})
+        self._begin_at_home()
+        for group in self.param_groups:
+            _check_group(group)
+
+    # -- a step -------------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Closure | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: clears the gradients, runs forward and backward, returns the loss: torch's own contract. It is
+                called once per gradient the method asks for. Without it, `probes()` must have run.
+
+        Returns:
+            What the closure returned at the first probe; None without a closure.
+
+        Raises:
+            RuntimeError: there is neither a closure nor a finished `probes()` loop. The weights are untouched.
+        """
+        loss = None
+        if closure is not None:
+            with closing(self._begin(in_closure=True)) as turn:
+                for k in turn:
+                    with torch.enable_grad():
+                        value = closure()
+                    loss = value if k == 0 else loss
+        if not self._ready:
+            raise RuntimeError(
+                f"step() found no direction of {self.method!r}: p.grad holds a plain gradient or none. "
+                "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
+            )
+        self._ready = False
+        try:
+            self.base.step()
+        finally:
+            self.base.grad_scale = None  # type: ignore[attr-defined]  # the attribute that GradScaler uses, too
+        return loss
+
+    def probes(self) -> Generator[int, None, None]:
+        """Loop over the gradients that the method asks for; run forward and backward in the body.
+
+        `p.grad` is cleared before every probe, so micro-batches in the body accumulate as usual. After the loop the
+        weights are back and `p.grad` holds the direction: clip it if you like, then call `step()`.
+
+        Yields:
+            The number of the probe, from 0. All yields happen with the weights in place for it.
+
+        Raises:
+            RuntimeError: the body left no gradient, or zeroed in place the gradients it should add to.
+        """
+        return self._begin(in_closure=False)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients: back to what they were when the probe began, which is nothing in most probes."""
+        if not self._adding:
+            self.base.zero_grad(set_to_none)
+
+    def _begin(self, in_closure: bool) -> Generator[int, None, None]:
+        self._abandon()
+        turn = self._turn(in_closure)
+        self._open = ref(turn)
+        return turn
+
+    def _abandon(self) -> None:
+        """Close a loop over probes that was left early and is still held by somebody."""
+        turn = self._open() if self._open is not None else None
+        self._open, self._ready = None, False
+        if turn is not None:
+            turn.close()
+        self._excursion.home()  # does nothing, unless even the way back was interrupted
+
+    @torch.no_grad()
+    def _turn(self, in_closure: bool) -> Generator[int, None, None]:
+        """The conversation of one step, from the first request to the direction in `p.grad`."""
+        params = self._params()
+        everything = Scope(params, range(len(params)))
+        learning = [p if p.requires_grad else None for p in params]
+        dialogue = Dialogue(
+            self.method,
+            lambda: Weights(everything, learning, (self.seed, self.steps)),
+            thaw(self.memory, everything),
+        )
+        one_pass = OnePass(self.model, self.same_dropout, {p.device for p in params})
+        grads = Gradients(params, self._options("maximize", False))
+        for k, probe in enumerate(dialogue):
+            try:
+                if probe.delta is not None:
+                    self._excursion.go(probe.delta, *self._perturbed(params), probe.done)
+                grads.begin(probe)
+                self._adding = probe.adds
+                with one_pass.probe():
+                    yield k
+                grads.end(probe, f"probe {k} of {self.method!r}")
+            finally:
+                self._adding = False
+                grads.stop()
+                self._excursion.home()
+        memory = freeze(dialogue.memory, everything)
+        factor = grads.answer(dialogue.answer, everything, in_closure and self._base_rescales())
+        if not (isinstance(factor, float) and factor == 1.0):
+            self.base.grad_scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)  # type: ignore[attr-defined]
+        self.memory = memory
+        self.steps += 1
+        self._ready = True
+
+    def _perturbed(self, params: list[Tensor]) -> tuple[Scope, list[float] | None]:
+        """The parameters that probes move, and a factor for every parameter if any differs from one."""
+        perturb = self._options("perturb", True)
+        scales = self._options("radius_scale", 1.0)
+        moving = [i for i, p in enumerate(params) if p.requires_grad and perturb[i]]
+        return Scope(params, moving), scales if any(s != 1.0 for s in scales) else None
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _options(self, name: str, default: Any) -> list[Any]:
+        """A group option, once for every parameter."""
+        return [group.get(name, default) for group in self.param_groups for _ in group["params"]]
+
+    def _base_rescales(self) -> bool:
+        """Whether the base's fused kernel can take over a division of all gradients by one number."""
+        return (
+            getattr(self.base, "_step_supports_amp_scaling", False)
+            and not self.base._optimizer_step_pre_hooks
+            and not _global_optimizer_pre_hooks
+            and all(group.get("fused") and not group.get("maximize") for group in self.param_groups)
+            and all(p.dtype in (torch.float32, torch.bfloat16, torch.float16) for p in self._params())
+        )
+
+    # -- an optimizer like any other ----------------------------------------------------------------------------------
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimizer's groups."""
+        return self.base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's state."""
+        return self.base.state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer."""
+        _check_group(param_group)
+        self.base.add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state dict and one key more, "flatmin". A plain base optimizer loads it, too.
+
+        There is no copy of the weights in it, and nothing but tensors, numbers, strings, lists and dicts.
+        """
+        if self._excursion:
+            self._abandon()
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state = self.base.state_dict()
+        state["flatmin"] = {"memory": self.memory, "seed": self.seed, "steps": self.steps}
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            state = post_hook(self, state) or state
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a checkpoint of this class, or of a plain base optimizer (the method then starts afresh)."""
+        if self._excursion:
+            self._abandon()
+        state = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state = pre_hook(self, state) or state
+        ours = state.pop("flatmin", {})
+        self.base.load_state_dict(state)
+        self.memory = to_devices(ours.get("memory", {}), self._params())
+        self.seed = ours.get("seed", self.seed)
+        self.steps = ours.get("steps", 0)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy and pickle; Optimizer's own would lose the base."""
+        if self._excursion:
+            self._abandon()
+        kept = ("base", "method", "model", "same_dropout", "seed", "steps", "memory", "defaults")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin_at_home()
+
+    def _begin_at_home(self) -> None:
+        self._excursion = Excursion()
+        self._adding = False
+        self._open = None
+        self._ready = False
+
+    def __repr__(self) -> str:
+        return f"FlatOptimizer({self.method!r}, {self.base!r})"
+
+
+def _check(base: object, method: object, model: object) -> None:
+    if isinstance(base, type):
+        raise TypeError(
+            f"base must be a constructed optimizer, got the class {base.__name__}; "
+            f"write {base.__name__}(net.parameters(), lr=...)"
+        )
+    if isinstance(base, FlatOptimizer):
+        raise TypeError(
+            "base is a FlatOptimizer already; combine methods instead, as in flatmin.Every(flatmin.SAM(), 5)"
+        )
+    if not isinstance(base, Optimizer):
+        raise TypeError(f"base must be a torch.optim.Optimizer, got {type(base).__name__}")
+    if isinstance(base, LBFGS):
+        raise TypeError(
+            "base is LBFGS, which evaluates gradients itself; use a first-order one such as torch.optim.SGD"
+        )
+    if isinstance(method, type):
+        raise TypeError(f"method must be an instance, got the class {method.__name__}; write {method.__name__}()")
+    if not callable(getattr(method, "direction", None)):
+        raise TypeError(f"method must have direction(w, memory), got {method!r}; for example flatmin.PUGD()")
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model must be the network, a torch.nn.Module, got {type(model).__name__}")
+
+
+def _check_group(group: dict[str, Any]) -> None:
+    perturb, scale = group.get("perturb", True), group.get("radius_scale", 1.0)
+    if not isinstance(perturb, bool):
+        raise TypeError(f"perturb must be True or False in every parameter group, got {perturb!r}")
+    if not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
+        raise ValueError(f"radius_scale must be a number >= 0 in every parameter group, got {scale!r}")

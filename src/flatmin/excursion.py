@@ -1,0 +1,87 @@
+"""There and back: the only code that moves weights.
+
+The copy of each piece of the weights is noted before that piece is moved, so whatever interrupts a step, an exception,
+Ctrl-C or a loop left early, finds the way back, bit for bit and in the same storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flatmin.dialogue import Gradient
+from flatmin.number import Number
+from flatmin.space import Scope, Values
+from flatmin.vector import Vec, pieces, split
+
+
+class Excursion:
+    """Weights that are away from home, or not."""
+
+    def __init__(self) -> None:
+        self._moved: list[tuple[list[Tensor], list[Tensor]]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._moved)
+
+    def go(self, delta: Vec, scope: Scope, scales: Sequence[float] | None, done: Sequence[Gradient]) -> None:
+        """Add δ to the weights.
+
+        Args:
+            delta: the displacement.
+            scope: the parameters that move.
+            scales: a factor for every parameter; None for one.
+            done: gradients that nobody needs after this. One of them may become the copy of the weights.
+        """
+        params = scope.params
+        factor, body = split(delta)
+        length = factor.value(scope) if isinstance(factor, Number) else factor
+        spare = _first_spare(done, len(params))
+        for block, piece in pieces(body, scope, params, spare):
+            weights, homes = block.of(params), block.of(spare)
+            if piece is None or weights is None:
+                continue
+            shift = piece.tensors
+            if scales is not None:
+                shift = list(torch._foreach_mul(shift, [scales[i] for i in block.indices]))
+            if isinstance(length, Tensor):
+                shift = list(torch._foreach_mul(shift, length.to(shift[0].device, non_blocking=True)))
+            alpha = 1.0 if isinstance(length, Tensor) else length
+            if homes is None or not _alike(weights, homes):
+                self._moved.append((weights, [w.clone() for w in weights]))
+                torch._foreach_add_(weights, shift, alpha=alpha)
+            else:  # `homes` may be the very `shift`: read it before it is overwritten
+                moved = torch._foreach_add(weights, shift, alpha=alpha)
+                torch._foreach_copy_(homes, weights)
+                self._moved.append((weights, homes))
+                torch._foreach_copy_(weights, moved)
+
+    def home(self) -> None:
+        """Put every weight back."""
+        with torch.no_grad():
+            for weights, homes in self._moved:
+                torch._foreach_copy_(weights, homes)
+        self._moved.clear()
+
+
+def owns_memory(tensor: Tensor | None) -> bool:
+    """Whether nothing else lives in a tensor's storage. A missing one does no harm."""
+    return tensor is None or (
+        tensor.layout == torch.strided and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    )
+
+
+def _first_spare(done: Sequence[Gradient], n: int) -> Values:
+    for gradient in done:
+        if all(owns_memory(value) for value in gradient.values):
+            return gradient.values
+    return [None] * n
+
+
+def _alike(weights: list[Tensor], homes: list[Tensor]) -> bool:
+    return all(
+        w.dtype == h.dtype and w.shape == h.shape and w.stride() == h.stride()
+        for w, h in zip(weights, homes, strict=True)
+    )

@@ -1,0 +1,100 @@
+"""What a forward pass leaves behind in a model: a step of many passes leaves as much as its first one.
+
+Running statistics. A two-gradient method runs the network twice per step, once at weights that are not the network's.
+Without care BatchNorm counts two batches per step and averages in the activations of a displaced network. Setting
+`momentum = 0` does not help: `num_batches_tracked` still counts, and `momentum=None` is the cumulative average. So the
+statistics are copied after the first probe, and the copy is put back after every later one, in place. It is a few
+kilobytes.
+
+Random numbers. On request every probe sees the dropout masks of the first, and the generators go on from where the
+first left them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+#: Buffers that hold running statistics in torch's own layers, and in most classes modelled on them.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+_registered: dict[type[nn.Module], tuple[str, ...]] = {}
+
+
+def register_statistics(layer: type[nn.Module], *buffers: str) -> None:
+    """Hold other buffers of a layer class still, too: those of a normalisation layer of your own.
+
+    Buffers named as torch names them (`running_mean`, `running_var`, `num_batches_tracked`) need no registration.
+
+    Args:
+        layer: the class; its subclasses are included.
+        buffers: names of the buffers that a forward pass in training mode updates in place.
+
+    Raises:
+        TypeError: `layer` is not a module class, or no buffer is named.
+    """
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise TypeError(f"layer must be a subclass of torch.nn.Module, got {layer!r}; write type(layer)")
+    if not buffers or not all(isinstance(b, str) for b in buffers):
+        raise TypeError(f"buffers must be names such as 'running_mean', got {buffers!r}")
+    _registered[layer] = buffers
+
+
+def statistics(model: nn.Module) -> Iterator[Tensor]:
+    """The buffers of a model that hold running statistics."""
+    for module in model.modules():
+        names = set(STATISTICS)
+        for layer, buffers in _registered.items():
+            if isinstance(module, layer):
+                names.update(buffers)
+        yield from (b for name, b in module.named_buffers(recurse=False) if name in names)
+
+
+class OnePass:
+    """The side effects of several forward passes, reduced to those of the first.
+
+    Args:
+        model: whose running statistics to hold still; None for nobody's.
+        same_dropout: replay the random numbers of the first pass in every later one.
+        devices: where random numbers are drawn, beside the CPU.
+    """
+
+    def __init__(self, model: nn.Module | None, same_dropout: bool, devices: set[torch.device]):
+        self._buffers = list(statistics(model)) if model is not None else []
+        self._same_dropout = same_dropout
+        self._devices = sorted((d for d in devices if d.type == "cuda"), key=str)
+        self._first = True
+        self._after_first: list[Tensor] = []
+        self._random_before: list[Tensor] = []
+
+    @contextmanager
+    def probe(self) -> Iterator[None]:
+        """Around one pass, whatever happens in it."""
+        first, self._first = self._first, False
+        random_now = self._random() if self._same_dropout else []
+        if first:
+            self._random_before = random_now
+        else:
+            self._set_random(self._random_before)
+        try:
+            yield
+        finally:
+            if first:
+                self._after_first = [b.clone() for b in self._buffers]
+            else:
+                self._set_random(random_now)
+                if self._buffers:
+                    torch._foreach_copy_(self._buffers, self._after_first)
+
+    def _random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *[torch.cuda.get_rng_state(d) for d in self._devices]]
+
+    def _set_random(self, states: list[Tensor]) -> None:
+        for device, state in zip([None, *self._devices], states, strict=False):
+            if device is None:
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, device)

@@ -1,0 +1,161 @@
+"""`p.grad`: cleared before a probe, read after it, and at last overwritten with the direction.
+
+Where a method needs nothing but the sum of two gradients, as PUGD does, the second backward pass adds to the first, as
+autograd does anyway; then the first gradient needs no memory of its own. The danger is the line that every closure
+begins with, `zero_grad()`. Ours knows better. One that sets `p.grad = None` behind our back is made good. One that
+zeroes in place is noticed before the sum is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flatmin.dialogue import Gradient, Probe, single
+from flatmin.excursion import owns_memory
+from flatmin.number import Number, Real
+from flatmin.space import Scope
+from flatmin.vector import Vec, pieces
+
+
+class Gradients:
+    """The gradients of one step.
+
+    Args:
+        params: every parameter of the optimizer.
+        maximize: for each, whether the base optimizer ascends. Methods see the negative gradient of such parameters:
+            that of what is minimised.
+    """
+
+    def __init__(self, params: Sequence[Tensor], maximize: Sequence[bool]):
+        self._params = params
+        self._ascending = [p for p, up in zip(params, maximize, strict=True) if up]
+        self._touched = [False] * len(params)
+        self._last: Gradient | None = None
+        self._sum: _Sum | None = None
+
+    def begin(self, probe: Probe) -> None:
+        """Make `p.grad` ready for a backward pass."""
+        if probe.adds:
+            self._negate()  # autograd will add the gradient of the objective
+            self._sum = _Sum(self._params)
+            return
+        if self._last is not None and self._last not in probe.done:
+            # Gradients that share memory with others, as in DDP's buckets, do not outlive the next backward pass.
+            self._last.values = [g.clone() if g is not None and not owns_memory(g) else g for g in self._last.values]
+        for gradient in probe.done:
+            gradient.values = None
+        for p in self._params:
+            p.grad = None
+
+    def end(self, probe: Probe, name: str) -> None:
+        """Hand the gradients that the body of the probe left to the method.
+
+        Raises:
+            RuntimeError: there are none, or the sum was zeroed in place. The message says in which probe, by `name`.
+        """
+        if self._sum is not None and not self._sum.complete():
+            raise RuntimeError(
+                f"{name} zeroed in place the gradients that it should add to; "
+                "write opt.zero_grad(), or net.zero_grad(set_to_none=True)"
+            )
+        for p in self._params:
+            if p.grad is not None and p.grad.is_sparse and not p.grad.is_coalesced():
+                p.grad = p.grad.coalesce()
+        grads = [p.grad for p in self._params]
+        if all(g is None for g in grads):
+            raise RuntimeError(
+                f"{name} left no gradient in any parameter of the optimizer; "
+                "run loss.backward() in the closure or in the body of the loop"
+            )
+        self._negate()
+        if probe.adds and self._last is not None:
+            self._last.values = [None] * len(grads)  # it is part of the new gradient now
+        probe.gradient.values = grads
+        self._last = probe.gradient
+        self._touched = [t or g is not None for t, g in zip(self._touched, grads, strict=True)]
+
+    def stop(self) -> None:
+        """Forget a sum that was not completed."""
+        if self._sum is not None:
+            self._sum.stop()
+            self._sum = None
+
+    def answer(self, direction: Vec, scope: Scope, leave_factor: bool) -> Real:
+        """Put the direction into `p.grad`; parameters that no probe had a gradient for get none.
+
+        Args:
+            direction: what the method answered.
+            scope: all parameters.
+            leave_factor: if the direction is a multiple of what is there already, do not multiply.
+
+        Returns:
+            The factor that is still to be multiplied with; 1.0 if none.
+        """
+        multiple = single(direction)
+        factor: Real = 1.0
+        if multiple is not None and multiple[1] is self._last:
+            factor = multiple[0].value(scope) if isinstance(multiple[0], Number) else multiple[0]
+        else:
+            leave_factor = False
+        done = multiple is not None and multiple[1] is self._last and isinstance(factor, float) and factor == 1.0
+        if not done and not leave_factor:
+            self._evaluate(direction, scope)
+        self._negate()
+        return factor if leave_factor else 1.0
+
+    def _evaluate(self, direction: Vec, scope: Scope) -> None:
+        for p, touched in zip(self._params, self._touched, strict=True):
+            if touched and p.grad is None:
+                p.grad = torch.zeros_like(p)
+        grads = [p.grad for p in self._params]
+        silent = set(range(len(grads)))
+        for block, piece in pieces(direction, scope, grads):
+            targets = block.of(grads)
+            if piece is None or targets is None:
+                continue
+            silent.difference_update(block.indices)
+            if targets[0].layout == piece.tensors[0].layout == torch.strided:
+                torch._foreach_copy_(targets, piece.tensors)
+            else:
+                for i, u in zip(block.indices, piece.tensors, strict=True):
+                    self._params[i].grad = u.to(self._params[i].dtype)
+        for i in silent:
+            self._params[i].grad = None
+
+    def _negate(self) -> None:
+        for p in self._ascending:
+            if p.grad is not None:
+                p.grad.neg_()
+
+
+class _Sum:
+    """The gradients present when a probe begins, which its backward pass adds to."""
+
+    def __init__(self, params: Sequence[Tensor]):
+        self._kept = [(p, p.grad) for p in params if p.grad is not None]
+        self._zeroed = False
+        p, grad = self._kept[0]
+        version = grad._version
+
+        def look(_: Tensor) -> None:
+            # The first gradient to arrive has not been added yet: whoever wrote into p.grad, it was not autograd.
+            self._zeroed = p.grad is grad and grad._version != version
+            self.stop()
+
+        self._watch = p.register_hook(look)  # type: ignore[no-untyped-call]
+
+    def complete(self) -> bool:
+        """Add the kept gradients to those that did not start from them; False if there is nothing left to add."""
+        self.stop()
+        for p, grad in self._kept:
+            if p.grad is None:
+                p.grad = grad
+            elif p.grad is not grad and not p.grad.requires_grad:  # with create_graph autograd made the sum itself
+                p.grad = p.grad + grad if p.grad.is_sparse else p.grad.add_(grad)
+        return not self._zeroed
+
+    def stop(self) -> None:
+        self._watch.remove()

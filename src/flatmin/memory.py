@@ -1,0 +1,86 @@
+"""What a method remembers between steps, in a form that `torch.load(weights_only=True)` reads.
+
+Inside a step memory holds expressions (Vec, Number). Between steps it holds lists of tensors, one per parameter,
+tensors of no dimension, and plain numbers, in dicts as the method arranged them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flatmin.number import Number
+from flatmin.space import Scope
+from flatmin.vector import Tensors, Vec, pieces
+
+Frozen = dict[str, Any]
+
+
+def thaw(frozen: Frozen, scope: Scope) -> dict[str, Any]:
+    """Memory as a method sees it: lists become vectors, zero-dimensional tensors become numbers."""
+
+    def warm(value: Any) -> Any:
+        if isinstance(value, dict):
+            return thaw(value, scope)
+        if isinstance(value, list):  # parameters added since have no entry yet: they take no part
+            return Tensors(scope, value + [None] * (len(scope.params) - len(value)))
+        if isinstance(value, Tensor):
+            return Number(lambda _: value)
+        return value
+
+    return {key: warm(value) for key, value in frozen.items()}
+
+
+def freeze(memory: dict[str, Any], scope: Scope) -> Frozen:
+    """Evaluate what a method wants remembered, into tensors of its own; half precision is kept as float32.
+
+    Raises:
+        TypeError: a value is neither a Vec, a Number, a number, a string, None, nor a dict of them.
+    """
+
+    def cold(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return freeze(value, scope)
+        if isinstance(value, Vec):
+            return _tensors(value, scope)
+        if isinstance(value, Number):
+            return value.value(scope)
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        raise TypeError(
+            f"memory[{key!r}] is a {type(value).__name__}; methods remember Vecs, numbers, strings and dicts of them"
+        )
+
+    return {key: cold(key, value) for key, value in memory.items()}
+
+
+def to_devices(frozen: Frozen, params: Sequence[Tensor]) -> Frozen:
+    """Loaded memory, its vectors beside their parameters."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, dict):
+            return to_devices(value, params)
+        if isinstance(value, list):
+            pairs = zip(value, params, strict=False)
+            return [t.to(p.device) if isinstance(t, Tensor) else None for t, p in pairs]
+        return value
+
+    return {key: move(value) for key, value in frozen.items()}
+
+
+def _tensors(vec: Vec, scope: Scope) -> list[Tensor | None]:
+    if type(vec) is Tensors:  # remembered before and not changed since
+        return list(vec.values)
+    values: list[Tensor | None] = [None] * len(scope.params)
+    for block, piece in pieces(vec, scope, scope.params):
+        if piece is None:
+            continue
+        for i, tensor in zip(block.indices, piece.tensors, strict=True):
+            if values[i] is None:
+                values[i] = torch.empty_like(scope.params[i], dtype=tensor.dtype)
+            target = values[i] if block.span is None else values[i].view(-1)[slice(*block.span)]  # type: ignore[union-attr]
+            target.copy_(tensor)  # type: ignore[union-attr]  # dense from sparse, too
+    return values

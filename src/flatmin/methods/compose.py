@@ -1,0 +1,120 @@
+"""Methods made of methods: `yield from` hands the conversation over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flatmin.methods.checks import a_method, at_least, is_matrix, is_vector, one_of
+from flatmin.methods.plain import Plain
+
+if TYPE_CHECKING:
+    from flatmin.dialogue import Conversation, Memory, Method
+    from flatmin.vector import Vec
+    from flatmin.weights import Weights
+
+
+@dataclass(frozen=True)
+class Every:
+    """One method at every k-th step, beginning with the first, and another in between.
+
+    Args:
+        inner: the method of steps 0, k, 2k, …
+        k: the period, in steps; >= 1.
+        otherwise: the method of the other steps; the plain gradient by default.
+
+    Cost: a k-th of what `inner` costs beyond `otherwise`.
+
+    Example:
+        >>> from flatmin.methods.sam import SAM
+        >>> Every(SAM(), k=5)
+        Every(inner=SAM(rho=0.05, p=2), k=5, otherwise=Plain())
+    """
+
+    inner: Method
+    k: int
+    otherwise: Method = field(default_factory=Plain)
+
+    def __post_init__(self) -> None:
+        a_method("inner", self.inner)
+        at_least("k", self.k, 1, whole=True)
+        a_method("otherwise", self.otherwise)
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """Hand over to `inner` or to `otherwise`."""
+        t = memory.get("t", 0)
+        memory["t"] = t + 1
+        if t % self.k == 0:
+            return (yield from self.inner.direction(w, memory.setdefault("inner", {})))
+        return (yield from self.otherwise.direction(w, memory.setdefault("otherwise", {})))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Another method's direction, of length one over all parameters together.
+
+    `Unit(SAM(rho))` is the "SAM in unit space" of the first version of the PUGD paper, "unit-sam" in the registry.
+
+    Args:
+        inner: the method that gives the direction.
+
+    Cost: that of `inner`.
+
+    Example:
+        >>> from flatmin.methods.sam import SAM
+        >>> Unit(SAM())
+        Unit(inner=SAM(rho=0.05, p=2))
+    """
+
+    inner: Method
+
+    def __post_init__(self) -> None:
+        a_method("inner", self.inner)
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u / ‖u‖."""
+        u = yield from self.inner.direction(w, memory)
+        return u.unit()
+
+
+@dataclass(frozen=True)
+class OnlyOn:
+    """Another method whose perturbation touches some parameters only; the direction covers all of them.
+
+    The perturbation is computed as if the other parameters did not exist, so that its norm is what `inner` says.
+
+    Args:
+        select: "matrices" (tensors with more than one dimension), "vectors" (the others: biases and BatchNorm), or a
+            function of a parameter that returns True for those to perturb.
+        inner: the method.
+
+    Cost: that of `inner`.
+
+    Example:
+        >>> from flatmin.methods.sam import SAM
+        >>> OnlyOn("vectors", SAM(rho=0.5))
+        OnlyOn(select='vectors', inner=SAM(rho=0.5, p=2))
+    """
+
+    select: str | Callable[[Any], bool]
+    inner: Method
+
+    def __post_init__(self) -> None:
+        if not callable(self.select):
+            one_of("select", self.select, ("matrices", "vectors"))
+        a_method("inner", self.inner)
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """Narrow every request of `inner`."""
+        named = {"matrices": is_matrix, "vectors": is_vector}
+        select = named[self.select] if isinstance(self.select, str) else self.select
+        talk = self.inner.direction(w, memory)
+        gradient: Any = None  # a generator's first turn is sent None
+        while True:
+            try:
+                delta = talk.send(gradient)
+            except StopIteration as stop:
+                u: Vec = stop.value
+                return u
+            gradient = yield (delta if delta is None else delta.only(select))

@@ -1,0 +1,61 @@
+"""Normalised gradient descent: steps whose length does not depend on the gradient's.
+
+UGD is the one-gradient half of PUGD: C.-H. Tseng et al., "Perturbated Gradients Updating within Unit Space for Deep
+Learning", 2021, arXiv 2110.00199 (read: the official code). It is the same as normalised gradient descent with full
+magnitude (NGD-FM), known since the 1960s; the two names of that paper's figure describe one track. The component-wise
+form (NGD-CW) is sign descent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flatmin.dialogue import Conversation, Memory
+    from flatmin.weights import Weights
+
+
+@dataclass(frozen=True)
+class UGD:
+    """Descend along the gradient's unit vector, of length one over all parameters together. Also called `NGD`.
+
+        u = g / ‖g‖,   g = ∇f(w)
+
+    With SGD and no momentum every step is exactly `lr` long, so only a falling learning rate lets it converge.
+
+    Cost: one gradient per step, no extra memory.
+
+    Example:
+        >>> UGD()
+        UGD()
+    """
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = g / ‖g‖."""
+        g = yield
+        return g.unit()
+
+
+NGD = UGD
+
+
+@dataclass(frozen=True)
+class SignDescent:
+    """Descend along the sign of every component of the gradient.
+
+        u = sign(∇f(w))
+
+    Every weight moves by `lr`, so a step is lr √N long. Where a component is exactly zero its weight stays.
+
+    Cost: one gradient per step, no extra memory.
+
+    Example:
+        >>> SignDescent()
+        SignDescent()
+    """
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = sign(g)."""
+        g = yield
+        return g.sign()

@@ -1,0 +1,28 @@
+"""The plain gradient: the base optimizer as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flatmin.dialogue import Conversation, Memory
+    from flatmin.weights import Weights
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Descend along the gradient; `FlatOptimizer(base, Plain())` is `base`, bit for bit.
+
+        u = ∇f(w)
+
+    Cost: one gradient per step, no extra memory.
+
+    Example:
+        >>> Plain()
+        Plain()
+    """
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = ∇f(w)."""
+        return (yield)

@@ -1,0 +1,52 @@
+"""Perturbated Unit Gradient Descent.
+
+C.-H. Tseng, H.-C. Liu, S.-J. Lee, X. Zeng, "Perturbated Gradients Updating within Unit Space for Deep Learning", 2021,
+arXiv 2110.00199; first version "Update in Unit Gradient". The equations are those of the official code and its figure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flatmin.methods.checks import at_least
+
+if TYPE_CHECKING:
+    from flatmin.dialogue import Conversation, Memory
+    from flatmin.weights import Weights
+
+
+@dataclass(frozen=True)
+class PUGD:
+    """Perturb inside the unit ball scaled by |w|, then descend along the unit-length sum of the two gradients.
+
+        g  = ∇f(w)
+        δ  = |w| ⊙ g / ‖|w| ⊙ g‖               ‖δ‖ = 1 over all parameters
+        g* = ∇f(w + δ)                          on the same mini-batch
+        u  = (g + g*) / ‖g + g*‖                so ‖Δw‖ = lr with SGD and no momentum
+
+    Weights of zero are not perturbed. The update does not depend on the scale of the loss.
+
+    Args:
+        radius: length of δ, in the norm of w; >= 0. The paper's is 1.
+
+    Cost: two gradients per step, one parameter copy.
+
+    Differs from the paper: norms below 1e-30 count as zero, where the official code adds 1e-12 to every norm; and
+    weights are restored from a copy, bit for bit, where it subtracts δ.
+
+    Example:
+        >>> PUGD()
+        PUGD(radius=1.0)
+    """
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("radius", self.radius, 0)
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = (g + g*) / ‖g + g*‖."""
+        g = yield
+        g_star = yield self.radius * (abs(w) * g).unit()
+        return (g + g_star).unit()

@@ -1,0 +1,94 @@
+"""Sharpness-aware minimisation, plain and adaptive.
+
+SAM: P. Foret, A. Kleiner, H. Mobahi, B. Neyshabur, "Sharpness-Aware Minimization for Efficiently Improving
+Generalization", 2020, arXiv 2010.01412, algorithm 1 and equation 2.
+ASAM: J. Kwon, J. Kim, H. Park, I. K. Choi, "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of
+Deep Neural Networks", 2021, arXiv 2102.11600.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flatmin.methods.checks import at_least, is_matrix, one_of
+
+if TYPE_CHECKING:
+    from flatmin.dialogue import Conversation, Memory
+    from flatmin.weights import Weights
+
+
+@dataclass(frozen=True)
+class SAM:
+    """Descend along the gradient at the (linearised) worst point of a ball around the weights.
+
+        δ = ρ g / ‖g‖             p = 2: the worst point of the Euclidean ball
+        δ = ρ sign(g)             p = ∞: the worst point of the cube
+        u = ∇f(w + δ)
+
+    Args:
+        rho: radius of the ball, in the norm of w; >= 0. The authors: 0.05 as "solid default", searched 0.01 to 0.5.
+        p: the norm of the ball, 2 or `math.inf`.
+
+    Cost: two gradients per step, one parameter copy.
+
+    Differs from the paper: the base optimizer's weight decay enters the update only, as in all PyTorch versions; in the
+    authors' JAX code it is part of the loss and so of both gradients.
+
+    Example:
+        >>> SAM(rho=0.1)
+        SAM(rho=0.1, p=2)
+    """
+
+    rho: float = 0.05
+    p: float = 2
+
+    def __post_init__(self) -> None:
+        at_least("rho", self.rho, 0)
+        one_of("p", self.p, (2, math.inf))
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = ∇f(w + δ)."""
+        g = yield
+        return (yield self.rho * (g.unit() if self.p == 2 else g.sign()))
+
+
+@dataclass(frozen=True)
+class ASAM:
+    """SAM in a ball that scales with the weights, so that rescaling a layer without effect has no effect here.
+
+        T = |w| + η
+        δ = ρ T² g / ‖T g‖        so ‖T⁻¹ δ‖ = ρ
+        u = ∇f(w + δ)
+
+    Args:
+        rho: radius of the ball, in the norm of T⁻¹ w, so without unit; >= 0. The authors: 0.5 on CIFAR-10, 1 on
+            CIFAR-100. With η = 0 on all parameters the matching optimum is about 2, by one of the authors.
+        eta: added to |w|; >= 0. The authors' class has 0.01, their command line 0.
+        on: the tensors that T scales. "all", or "matrices": those with more than one dimension, the others having
+            T = 1. The authors' code takes parameters whose name contains "weight", which includes BatchNorm's.
+
+    Cost: two gradients per step, one parameter copy.
+
+    Example:
+        >>> ASAM(rho=1.0, on="matrices")
+        ASAM(rho=1.0, eta=0.01, on='matrices')
+    """
+
+    rho: float = 0.5
+    eta: float = 0.01
+    on: str = "all"
+
+    def __post_init__(self) -> None:
+        at_least("rho", self.rho, 0)
+        at_least("eta", self.eta, 0)
+        one_of("on", self.on, ("all", "matrices"))
+
+    def direction(self, w: Weights, memory: Memory) -> Conversation:
+        """u = ∇f(w + ρ T² g / ‖T g‖)."""
+        T = abs(w) + self.eta
+        if self.on == "matrices":
+            T = T.where(is_matrix, 1.0)
+        g = yield
+        return (yield self.rho * T * (T * g).unit())

@@ -1,0 +1,364 @@
+"""`Vec`: points and directions in parameter space, with the operators of a textbook.
+
+A method computes with the weights `w` and the gradients `g` of *all* parameters at once: `abs(w) * g`, `g.norm()`,
+`(g + g_star).unit()`. Nothing is computed when such a line runs. The result is an expression, and the engine evaluates
+it later, block by block (see `space.py`), straight into the weights or the gradients. So a method reads like the paper
+and still allocates no whole-model temporary, and the engine can look at the expressions to see what a step will need.
+
+A parameter that has no gradient takes no part: missing plus x is x, missing times x is missing.
+
+Half-precision tensors are read as float32, so norms and products neither overflow nor round before their end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flatmin.number import Node, Number, Real, Unknown, real, walk
+from flatmin.space import Block, Scope, Select, Values
+
+#: Norms below this count as zero, so the unit vector of zero is zero. Its inverse is finite in float32.
+TINY = 1e-30
+
+
+class Piece(NamedTuple):
+    """The tensors of one block. `fresh` ones are temporaries that the receiver may overwrite."""
+
+    tensors: list[Tensor]
+    fresh: bool
+
+
+# -- vectors ----------------------------------------------------------------------------------------------------------
+
+
+class Vec(Node):
+    """A vector over all parameters: `+ - * /` with another Vec, a Number or a float, `abs`, and the methods below.
+
+    Every operation is out of place, free when written, and element-wise unless it says otherwise.
+    """
+
+    #: Whether an element depends on nothing but the same element of the arguments (and on Numbers).
+    pointwise = True
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Evaluate on one block; None where the parameters of the block take no part."""
+        raise NotImplementedError
+
+    def __add__(self, other: Vec | float) -> Vec:
+        if isinstance(other, Vec):
+            return Add(self, other)
+        return self if other == 0 else Pointwise(lambda x: torch._foreach_add(x, other), self)
+
+    def __sub__(self, other: Vec | float) -> Vec:
+        return self + (-other)
+
+    def __rsub__(self, other: float) -> Vec:
+        return -self + other
+
+    def __mul__(self, other: Vec | Number | float) -> Vec:
+        return Multiply(self, other) if isinstance(other, Vec) else Scaled(other, self)
+
+    def __truediv__(self, other: Vec | Number | float) -> Vec:
+        if isinstance(other, Vec):
+            return Pointwise(torch._foreach_div, self, other)
+        return Scaled(1 / other, self)
+
+    def __neg__(self) -> Vec:
+        return Scaled(-1.0, self)
+
+    def __abs__(self) -> Vec:
+        return Pointwise(torch._foreach_abs, self)
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def sign(self) -> Vec:
+        """-1, 0 or 1 (of unit modulus for complex parameters)."""
+        return Pointwise(lambda x: [t.sgn() for t in x], self)
+
+    def norm(self) -> Number:
+        """The Euclidean length, over all parameters together; at least float32 whatever their dtype."""
+        return Number(lambda scope: _length(self, scope), self)
+
+    def dot(self, other: Vec) -> Number:
+        """The inner product with another vector, over all parameters together (its real part if complex)."""
+        return Number(lambda scope: _inner(self, other, scope), self, other)
+
+    def unit(self) -> Vec:
+        """The vector of length one in this direction; zero stays zero."""
+        return self / self.norm().max(TINY)
+
+    def clip(self, radius: float, *, per: str = "all") -> Vec:
+        """The nearest point of the ball of this radius: one ball for "all" parameters or one per "tensor"."""
+        if per == "tensor":
+            shrink = self.rms("tensor", mean=False).map(lambda length: (radius / length.clamp(min=TINY)).clamp(max=1.0))
+            return self * shrink
+        return self * (radius / self.norm().max(TINY)).min(1.0)
+
+    def rms(self, per: str, *, mean: bool = True) -> Vec:
+        """Root mean square of every "tensor" or "filter" (index of dimension 0), shaped to multiply the tensors.
+
+        With `mean=False` the root of the sum of squares, that is the length. A vector counts as one filter.
+        """
+        return Local(lambda x: _rms(x, per, mean), self)
+
+    def map(self, function: Callable[..., Tensor], *others: Vec) -> Vec:
+        """Apply a function of whole tensors, one parameter at a time: for everything that is not element-wise.
+
+        The function must not write into its arguments, and must return the shape it was given (or one that broadcasts
+        to it). Sparse gradients arrive dense.
+        """
+        return Local(function, self, *others)
+
+    def where(self, select: Select, other: float) -> Vec:
+        """This vector on the parameters that `select` accepts, a constant on the others."""
+        return Where(self, select, other)
+
+    def only(self, select: Select) -> Vec:
+        """This expression computed as if the parameters that `select` refuses did not exist, norms included."""
+        return Only(self, select)
+
+
+class Tensors(Vec):
+    """A leaf: one tensor per parameter, None where a parameter takes no part.
+
+    Args:
+        scope: all parameters of the optimizer.
+        values: their tensors; None as a whole if they are not known yet.
+    """
+
+    scope: Scope
+
+    def __init__(self, scope: Scope, values: Values | None = None):
+        self.scope = scope
+        self._values = values
+
+    @property
+    def values(self) -> Values:
+        """The tensors.
+
+        Raises:
+            Unknown: they are not known yet.
+        """
+        if self._values is None:
+            raise Unknown
+        return self._values
+
+    @values.setter
+    def values(self, values: Values | None) -> None:
+        self._values = values
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """The tensors themselves; half-precision ones as float32."""
+        tensors = block.of(self.values)
+        if tensors is None:
+            return None
+        if tensors[0].dtype in (torch.float16, torch.bfloat16):
+            return Piece([t.float() for t in tensors], fresh=True)
+        return Piece(tensors, fresh=False)
+
+
+class Scaled(Vec):
+    """A number times a vector."""
+
+    def __init__(self, factor: float | Number, vec: Vec):
+        self.factor, self.vec = factor, vec
+        self.args = (vec, factor) if isinstance(factor, Number) else (vec,)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Scale, in place where the vector is a temporary."""
+        piece = self.vec.at(block, scope)
+        if piece is None:
+            return None
+        factor = _near(real(self.factor, scope), piece.tensors)
+        if piece.fresh:
+            torch._foreach_mul_(piece.tensors, factor)
+            return piece
+        return Piece(list(torch._foreach_mul(piece.tensors, factor)), fresh=True)
+
+
+class Add(Vec):
+    """The sum of two vectors; where one takes no part, the other."""
+
+    def __init__(self, left: Vec, right: Vec):
+        self.args: tuple[Vec, Vec] = (left, right)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Add, in place where the left vector is a temporary."""
+        left, right = (arg.at(block, scope) for arg in self.args)
+        if left is None or right is None:
+            return left or right
+        if left.fresh and _same_kind(left, right):
+            torch._foreach_add_(left.tensors, right.tensors)
+            return left
+        return Piece(list(torch._foreach_add(left.tensors, right.tensors)), fresh=True)
+
+
+class Multiply(Vec):
+    """The element-wise product of two vectors; where one takes no part, nothing."""
+
+    def __init__(self, left: Vec, right: Vec):
+        self.args: tuple[Vec, Vec] = (left, right)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Multiply, in place where the left vector is a temporary."""
+        left, right = (arg.at(block, scope) for arg in self.args)
+        if left is None or right is None:
+            return None
+        if left.fresh and _same_kind(left, right):
+            torch._foreach_mul_(left.tensors, right.tensors)
+            return left
+        return Piece(list(torch._foreach_mul(left.tensors, right.tensors)), fresh=True)
+
+
+class Pointwise(Vec):
+    """An element-wise function of lists of tensors, out of place; where an argument takes no part, nothing."""
+
+    args: tuple[Vec, ...]
+
+    def __init__(self, function: Callable[..., Any], *args: Vec):
+        self.function = function
+        self.args = args
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Call the function on the block."""
+        pieces = [arg.at(block, scope) for arg in self.args]
+        known = [piece.tensors for piece in pieces if piece is not None]
+        return Piece(list(self.function(*known)), fresh=True) if len(known) == len(pieces) else None
+
+
+class Local(Pointwise):
+    """A function of whole tensors, one parameter at a time."""
+
+    pointwise = False
+
+    def __init__(self, function: Callable[..., Tensor], *args: Vec):
+        def each(*lists: list[Tensor]) -> list[Tensor]:
+            return [self._call(function, *tensors) for tensors in zip(*lists, strict=True)]
+
+        super().__init__(each, *args)
+
+    @staticmethod
+    def _call(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        dense = [t.to_dense() if t.is_sparse else t for t in tensors]
+        result = function(*dense)
+        try:
+            result.expand_as(dense[0])
+        except RuntimeError as misfit:
+            raise ValueError(
+                f"the function given to Vec.map returned shape {tuple(result.shape)} for a tensor of shape "
+                f"{tuple(dense[0].shape)}; return one element per element"
+            ) from misfit
+        return result.clone() if any(result is t for t in dense) else result
+
+
+class Where(Vec):
+    """A vector on some parameters, a constant on the others."""
+
+    def __init__(self, vec: Vec, select: Select, other: float):
+        self.vec, self.select, self.other = vec, select, other
+        self.args = (vec,)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """The vector or the constant; a block never holds parameters of both kinds."""
+        piece = self.vec.at(block, scope)
+        if piece is None or self.select(scope.params[block.indices[0]]):
+            return piece
+        return Piece([torch.full_like(t, self.other) for t in piece.tensors], fresh=True)
+
+
+class Only(Vec):
+    """An expression over fewer parameters."""
+
+    def __init__(self, vec: Vec, select: Select):
+        self.vec, self.select = vec, select
+        self.args = (vec,)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """The vector on the selected parameters, nothing on the others."""
+        return self.vec.at(block, scope.only(self.select)) if self.select(scope.params[block.indices[0]]) else None
+
+    def settle(self, scope: Scope) -> None:
+        """Compute the numbers over the selected parameters."""
+        self.vec.settle(scope.only(self.select))
+
+
+# -- evaluation -------------------------------------------------------------------------------------------------------
+
+
+def pieces(vec: Vec, scope: Scope, *targets: Values) -> Iterator[tuple[Block, Piece | None]]:
+    """Evaluate a vector block by block. Every Number in it is known before the first block is handed out.
+
+    Args:
+        vec: what to evaluate.
+        scope: the parameters that it is evaluated over.
+        targets: lists of tensors that the caller reads or writes along with it, so that blocks fit them too.
+    """
+    vec.settle(scope)
+    return _pieces(vec, scope, *targets)
+
+
+def _pieces(vec: Vec, scope: Scope, *targets: Values) -> Iterator[tuple[Block, Piece | None]]:
+    nodes = list(walk(vec))
+    leaves = [node.values for node in nodes if isinstance(node, Tensors)]
+    selects = [node.select for node in nodes if isinstance(node, Where | Only)]
+    cut = all(node.pointwise for node in nodes if isinstance(node, Vec))
+    for block in scope.blocks([*leaves, *targets], selects, cut=cut):
+        yield block, vec.at(block, scope)
+
+
+def split(vec: Vec) -> tuple[float | Number, Vec]:
+    """A vector as (factor, body) with the outermost factors taken out, for `add_(body, alpha=factor)`."""
+    factor: float | Number = 1.0
+    while isinstance(vec, Scaled):
+        factor, vec = factor * vec.factor, vec.vec
+    return factor, vec
+
+
+def _length(vec: Vec, scope: Scope) -> Real:
+    factor, body = split(vec)
+    norms = [
+        norm
+        for _, piece in _pieces(body, scope)
+        if piece is not None
+        for norm in torch._foreach_norm([t.coalesce().values() if t.is_sparse else t for t in piece.tensors])
+    ]
+    if scope.on_cpu:
+        return abs(float(real(factor, scope))) * math.sqrt(sum(n.item() ** 2 for n in norms))
+    length: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, non_blocking=True) for n in norms]))
+    return abs(real(factor, scope)) * length
+
+
+def _inner(left: Vec, right: Vec, scope: Scope) -> Real:
+    parts = [
+        (a.to_dense() * b.to_dense().conj()).sum().real if a.is_complex() else (a * b).sum()
+        for _, piece in _pieces(Pointwise(lambda a, b: list(zip(a, b, strict=True)), left, right), scope)
+        if piece is not None
+        for a, b in piece.tensors
+    ]
+    if scope.on_cpu:
+        return float(sum(part.item() for part in parts))
+    return torch.stack([part.to(parts[0].device, non_blocking=True) for part in parts]).sum()
+
+
+def _rms(tensor: Tensor, per: str, mean: bool) -> Tensor:
+    dims = tuple(range(1, tensor.ndim)) if per == "filter" and tensor.ndim > 1 else tuple(range(tensor.ndim))
+    length = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True) if dims else tensor.abs()
+    count = math.prod(tensor.shape[d] for d in dims)
+    return length / math.sqrt(max(count, 1)) if mean else length
+
+
+def _near(number: Real, tensors: list[Tensor]) -> Real:
+    return number.to(tensors[0].device, non_blocking=True) if isinstance(number, Tensor) else number
+
+
+def _same_kind(left: Piece, right: Piece) -> bool:
+    """Whether the left tensors can hold the result; a real one cannot hold a complex product, say."""
+    a, b = left.tensors[0], right.tensors[0]
+    same = a.dtype == b.dtype and a.layout == b.layout
+    return same and all(a.shape == b.shape for a, b in zip(left.tensors, right.tensors, strict=True))
