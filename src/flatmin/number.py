@@ -97,13 +97,13 @@ class Number(Node):
         return _number(lambda a, b: a * b, self, other) if isinstance(other, float | int | Number) else NotImplemented
 
     def __truediv__(self, other: float | Number) -> Number:
-        return _number(lambda a, b: a / b, self, other)
+        return _number(_divide, self, other)
 
     def __rsub__(self, other: float) -> Number:
         return _number(lambda a, b: b - a, self, other)
 
     def __rtruediv__(self, other: float) -> Number:
-        return _number(lambda a, b: b / a, self, other)
+        return _number(lambda a, b: _divide(b, a), self, other)
 
     __radd__ = __add__
     __rmul__ = __mul__
@@ -126,6 +126,11 @@ def _number(function: Callable[..., Any], *args: float | Number) -> Number:
         return value
 
     return Number(compute, *[a for a in args if isinstance(a, Number)])
+
+
+def _divide(a: Real, b: Real) -> Real:
+    """As tensors divide: by zero gives infinity, or nan."""
+    return a / b if isinstance(b, Tensor) or b != 0 else a * float("inf")
 
 
 def real(number: float | Number, scope: Scope) -> Real:

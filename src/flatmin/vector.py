@@ -330,8 +330,8 @@ def _length(vec: Vec, scope: Scope) -> Real:
     ]
     if scope.on_cpu:
         return abs(float(real(factor, scope))) * math.sqrt(sum(n.item() ** 2 for n in norms))
-    length: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0].device, non_blocking=True) for n in norms]))
-    return abs(real(factor, scope)) * length
+    together = torch.stack([n.to(norms[0].device, non_blocking=True) for n in norms])
+    return torch.linalg.vector_norm(together * real(factor, scope))  # type: ignore[no-any-return]
 
 
 def _inner(left: Vec, right: Vec, scope: Scope) -> Real:

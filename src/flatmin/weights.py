@@ -36,7 +36,7 @@ class Weights(Tensors):
 
     def random_signs(self) -> Vec:
         """Independent random signs, -1 or 1; otherwise as `randn`."""
-        return self._noise(lambda t, generator: t.bernoulli_(0.5, generator=generator).mul_(2).sub_(1))
+        return self._noise(_signs)
 
     def _noise(self, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Vec:
         self._draws += 1
@@ -63,3 +63,9 @@ class Noise(Vec):
             digest = hashlib.blake2b(repr((*self.seed, i)).encode(), digest_size=7).digest()
             noise.append(self.draw(torch.empty_like(t), generator.manual_seed(int.from_bytes(digest, "big"))))
         return Piece(noise, fresh=True)
+
+
+def _signs(t: Tensor, generator: torch.Generator) -> Tensor:
+    real = t.real if t.is_complex() else t
+    real.bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    return real.to(t.dtype)

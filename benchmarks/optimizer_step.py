@@ -1,0 +1,258 @@
+"""Time and memory of the optimizer step alone: forward and backward are replaced by writing a gradient.
+
+    python benchmarks/optimizer_step.py [--repeats 40] [--model resnet18 vit_b] [--json FILE]
+
+Every contender takes the same steps on the same shapes. One repeat runs each contender once, in an order drawn anew, and
+every figure is a median over repeats of a ratio within one repeat, because the speed of a shared machine drifts.
+
+What is timed: everything between the end of one backward pass and the beginning of the next. The stand-in for the
+backward pass is timed apart and subtracted; it leaves in `p.grad` what autograd leaves: a new tensor where there was
+none, a sum where there was one.
+
+Floor: the bytes that a step must move at least, each operand read or written once per phase that cannot be merged with
+the next, over the bandwidth of a large `copy_` measured in the same repeat. See `FLOOR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import platform
+import random
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import textbook
+
+import flatmin
+
+#: Parameter-sized passes (reads plus writes) that a step needs:
+#: norm of the first gradient or of |w| g · copy w, add δ (w and g read, w and copy written) · put w back · SGD with
+#: momentum (w, g, m read, w, m written) · for PUGD the norm of the sum, too. Scaling by 1/norm can ride on the SGD pass.
+FLOOR = {"sgd": 5, "sam": 1 + 4 + 2 + 5, "asam": 2 + 4 + 2 + 5, "pugd": 2 + 4 + 2 + 1 + 5}
+
+METHODS = {"pugd": flatmin.PUGD(), "sam": flatmin.SAM(), "asam": flatmin.ASAM()}
+BASES = {"foreach": {"foreach": True}, "fused": {"fused": True}}
+
+
+def resnet18() -> list[tuple[int, ...]]:
+    """The 62 parameter shapes of a CIFAR-style ResNet-18, 11.2 million elements."""
+    shapes: list[tuple[int, ...]] = [(64, 3, 3, 3), (64,), (64,)]
+    width = 64
+    for out, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        for block in range(2):
+            shapes += [(out, width, 3, 3), (out,), (out,), (out, out, 3, 3), (out,), (out,)]
+            if block == 0 and (stride != 1 or width != out):
+                shapes += [(out, width, 1, 1), (out,), (out,)]
+            width = out
+    return [*shapes, (10, 512), (10,)]
+
+
+def vit_b() -> list[tuple[int, ...]]:
+    """The 152 parameter shapes of a ViT-B/16, 86.6 million elements."""
+    d = 768
+    layer: list[tuple[int, ...]] = [(d,), (d,), (3 * d, d), (3 * d,), (d, d), (d,), (d,), (d,)]
+    layer += [(4 * d, d), (4 * d,), (d, 4 * d), (d,)]
+    return [(1, 1, d), (1, 197, d), (d, 3, 16, 16), (d,), *layer * 12, (d,), (d,), (1000, d), (1000,)]
+
+
+MODELS = {"resnet18": resnet18, "vit_b": vit_b}
+
+
+class Stage:
+    """Parameters with a stand-in for the backward pass that keeps its own time."""
+
+    def __init__(self, shapes: list[tuple[int, ...]]):
+        generator = torch.Generator().manual_seed(0)
+        self.params = [torch.nn.Parameter(0.05 * torch.randn(s, generator=generator)) for s in shapes]
+        self.gradient = [torch.randn(p.shape, generator=generator) for p in self.params]
+        self.seconds = 0.0
+
+    @torch.no_grad()
+    def backward(self) -> None:
+        """Leave gradients as autograd does."""
+        start = time.perf_counter()
+        for p, g in zip(self.params, self.gradient, strict=True):
+            if p.grad is None:
+                p.grad = g.clone()
+            else:
+                p.grad.add_(g)
+        self.seconds += time.perf_counter() - start
+
+    def clear(self) -> None:
+        """What `zero_grad()` of a closure does."""
+        start = time.perf_counter()
+        for p in self.params:
+            p.grad = None
+        self.seconds += time.perf_counter() - start
+
+
+def contenders(shapes: list[tuple[int, ...]]) -> dict[str, tuple[Stage, Callable[[], object]]]:
+    """Name -> (its stage, one step)."""
+    made: dict[str, tuple[Stage, Callable[[], object]]] = {}
+    for base_name, options in BASES.items():
+
+        def sgd(stage: Stage, options: dict[str, bool] = options) -> torch.optim.SGD:
+            return torch.optim.SGD(stage.params, lr=1e-3, momentum=0.9, **options)
+
+        made[f"sgd {base_name}"] = _sgd_step(Stage(shapes), sgd)
+        for name, method in METHODS.items():
+            made[f"{name} {base_name}"] = _flat_step(Stage(shapes), sgd, method)
+            made[f"{name} textbook {base_name}"] = _textbook_step(Stage(shapes), sgd, getattr(textbook, name))
+    return made
+
+
+def _sgd_step(stage: Stage, sgd: Callable[[Stage], torch.optim.SGD]) -> tuple[Stage, Callable[[], object]]:
+    base = sgd(stage)
+
+    def step() -> None:
+        stage.clear()
+        stage.backward()
+        base.step()
+
+    return stage, step
+
+
+def _flat_step(
+    stage: Stage, sgd: Callable[[Stage], torch.optim.SGD], method: flatmin.Method
+) -> tuple[Stage, Callable[[], object]]:
+    opt = flatmin.FlatOptimizer(sgd(stage), method)
+
+    def closure() -> None:
+        opt.zero_grad()
+        stage.backward()
+
+    return stage, lambda: opt.step(closure)
+
+
+def _textbook_step(
+    stage: Stage, sgd: Callable[[Stage], torch.optim.SGD], step: Callable[..., None]
+) -> tuple[Stage, Callable[[], object]]:
+    base = sgd(stage)
+
+    def backward() -> None:
+        stage.clear()
+        stage.backward()
+
+    return stage, lambda: step(stage.params, base, backward)
+
+
+def copy_bandwidth(elements: int = 1 << 24) -> float:
+    """Bytes per second, read plus written, of one large copy."""
+    source, target = torch.zeros(elements), torch.empty(elements)
+    target.copy_(source)
+    start = time.perf_counter()
+    target.copy_(source)
+    return 2 * 4 * elements / (time.perf_counter() - start)
+
+
+def measure_time(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of every contender in every repeat, and of the floor's unit: one parameter-sized pass."""
+    stages = contenders(shapes)
+    elements = sum(p.numel() for p in next(iter(stages.values()))[0].params)
+    seconds: dict[str, list[float]] = {name: [] for name in [*stages, "pass"]}
+    order = list(stages)
+    shuffle = random.Random(0).shuffle
+    for repeat in range(-2, repeats):  # two repeats to warm up
+        shuffle(order)
+        for name in order:
+            stage, step = stages[name]
+            stage.seconds = 0.0
+            start = time.perf_counter()
+            step()
+            if repeat >= 0:
+                seconds[name].append(time.perf_counter() - start - stage.seconds)
+            stage.clear()
+        if repeat >= 0:
+            seconds["pass"].append(4 * elements / copy_bandwidth())
+    return seconds
+
+
+def extra_copies(shapes: list[tuple[int, ...]], name: str) -> dict[str, float]:
+    """Parameter-sized copies beyond parameters, gradients and base state: at the peak of a step, and kept after it.
+
+    From the allocator's own record of one step, so exact. Plain training has one set of gradients at its peak.
+    """
+    stage, step = contenders(shapes)[name]
+    step()  # the base's momentum is there from now on
+    stage.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            step()
+            stage.clear()
+    record = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    changes = [event.nbytes() for event in record if event.name() == "[memory]"]
+    unit = sum(p.numel() * p.element_size() for p in stage.params)
+    live = list(itertools.accumulate(changes))
+    return {"peak": max(live) / unit - 1, "kept": live[-1] / unit}
+
+
+def report(model: str, repeats: int) -> dict[str, object]:
+    """Measure one model and print its table."""
+    shapes = MODELS[model]()
+    seconds = measure_time(shapes, repeats)
+
+    def ratio(name: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
+
+    rows = []
+    elements = sum(torch.Size(s).numel() for s in shapes)
+    print(f"\n{model}: {len(shapes)} tensors, {elements / 1e6:.1f} M parameters, {repeats} repeats")
+    print(f"{'':24}{'ms':>8}{'/ SGD foreach':>15}{'/ textbook':>12}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
+    for base in BASES:
+        for method in ("sgd", *METHODS):
+            for name in (f"{method} {base}", f"{method} textbook {base}"):
+                if name not in seconds:
+                    continue
+                textbook_name = f"{method} textbook {base}"
+                against = ratio(name, textbook_name) if textbook_name in seconds else None
+                memory = extra_copies(shapes, name)
+                row = {
+                    "name": name,
+                    "milliseconds": 1e3 * statistics.median(seconds[name]),
+                    "per_sgd_foreach": ratio(name, "sgd foreach"),
+                    "per_textbook": against,
+                    "per_floor": ratio(name, "pass") / FLOOR[method],
+                    "extra_copies_peak": memory["peak"],
+                    "extra_copies_kept": memory["kept"],
+                }
+                rows.append(row)
+                print(
+                    f"{name:24}{row['milliseconds']:8.1f}{row['per_sgd_foreach']:15.2f}"
+                    f"{'' if against is None else format(against, '.2f'):>12}{row['per_floor']:9.2f}"
+                    f"{memory['peak']:14.2f}{memory['kept']:6.2f}"
+                )
+    return {"tensors": len(shapes), "elements": elements, "repeats": repeats, "rows": rows}
+
+
+def main() -> None:
+    """Parse the command line, measure, print, and write JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40, help="interleaved repeats, at least 1 (default 40)")
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS), help="which parameter lists")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args()
+    environment = {
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    print(", ".join(f"{key} {value}" for key, value in environment.items()))
+    results = {model: report(model, options.repeats) for model in options.model}
+    if options.json:
+        options.json.write_text(json.dumps({"environment": environment, **results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""All tensors end to end in one long vector, because that is the space the papers' norms live in."""
+
+from functools import wraps
+
+import numpy as np
+
+
+def join(tensors):
+    return np.concatenate([np.ravel(t) for t in tensors])
+
+
+def split(v, like):
+    ends = np.cumsum([t.size for t in like])[:-1]
+    return [part.reshape(t.shape) for part, t in zip(np.split(v, ends), like, strict=True)]
+
+
+def norm(v):
+    return np.sqrt(np.sum(v * v))
+
+
+def unit(v):
+    """v / ‖v‖, and zero where there is no direction."""
+    return v / norm(v) if norm(v) > 0 else np.zeros_like(v)
+
+
+def flat(twin):
+    """Lets a twin be written on one long vector, where the formulas of the papers can be copied letter by letter."""
+
+    @wraps(twin)
+    def step(w, grad, **hyper):
+        return split(twin(join(w), lambda v: join(grad(split(v, w))), **hyper), w)
+
+    return step
