@@ -1,5 +1,6 @@
 """Golden vectors, the library against its numpy twins, and what the papers promise."""
 
+import importlib
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -728,3 +729,12 @@ def test_second_difference_and_metric():
     assert h @ gram("h1", 3, 0.1) @ h / 3 == pytest.approx(14 / 3 + 0.1 * 87)
     assert h @ gram("tilde-h1", 3, 0.1) @ h / 3 == pytest.approx((2 / 3) ** 2 + 0.1 * 87)
     assert h @ gram("l2", 3, 0.1) @ h / 3 == pytest.approx((2 / 3) ** 2 + 0.1 * np.var(h))
+
+
+@pytest.mark.parametrize("boundary", ["neumann", "periodic"])
+def test_h1_by_fourier_modes_equals_h1_by_its_matrix(boundary, monkeypatch):
+    g = torch.randn(37, 5, 3, 3, dtype=torch.float64)
+    method = flatmin.ChannelDirected(metric="h1", lam=0.02, boundary=boundary)
+    expected = method.smooth(g)
+    monkeypatch.setattr(importlib.import_module("flatmin.methods.channel"), "LARGEST_KERNEL", 0)
+    torch.testing.assert_close(method.smooth(g), expected, rtol=1e-12, atol=1e-13)

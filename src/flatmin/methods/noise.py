@@ -31,8 +31,8 @@ class _Noise:
         sigma: magnitude; relative to the weights, or in their unit with `scale="absolute"`; >= 0. No value is known
             from the paper.
         kind: "signs" or "gaussian".
-        scale: what r is: the root mean square of the weights of each "filter" (index of a tensor's first dimension),
-            of each "tensor", or 1 ("absolute").
+        scale: what r is: the root mean square of the weights of each "filter" (index of a tensor's first dimension; a
+            vector is one filter), of each "tensor", or 1 ("absolute").
         skip_vectors: leave tensors of one dimension (biases, BatchNorm) alone.
     """
 
@@ -71,8 +71,8 @@ class SymmetricNoise(_Noise):
         sigma: magnitude; relative to the weights, or in their unit with `scale="absolute"`; >= 0. No value is known
             from the paper.
         kind: "signs" (every component is ± σ r) or "gaussian" (a normal direction with a root mean square of σ r).
-        scale: what r is: the root mean square of the weights of each "filter" (index of a tensor's first dimension),
-            of each "tensor", or 1 ("absolute").
+        scale: what r is: the root mean square of the weights of each "filter" (index of a tensor's first dimension; a
+            vector is one filter), of each "tensor", or 1 ("absolute").
         skip_vectors: leave tensors of one dimension (biases, BatchNorm) alone.
         pairs: pairs of points to average over; >= 1.
 
@@ -111,7 +111,7 @@ class RandomNoise(_Noise):
     Args:
         sigma: magnitude; relative to the weights, or in their unit with `scale="absolute"`; >= 0.
         kind: "signs" or "gaussian".
-        scale: "filter", "tensor" or "absolute".
+        scale: "filter" (a vector is one), "tensor" or "absolute".
         skip_vectors: leave tensors of one dimension alone.
 
     Cost: one gradient per step, one parameter copy.
