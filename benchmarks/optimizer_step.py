@@ -16,6 +16,7 @@ the next, over the bandwidth of a large `copy_` measured in the same repeat. See
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import platform
@@ -68,7 +69,7 @@ MODELS = {"resnet18": resnet18, "vit_b": vit_b}
 
 
 class Stage:
-    """Parameters with a stand-in for the backward pass that keeps its own time."""
+    """One set of parameters for all contenders, with a stand-in for the backward pass that keeps its own time."""
 
     def __init__(self, shapes: list[tuple[int, ...]]):
         generator = torch.Generator().manual_seed(0)
@@ -94,55 +95,36 @@ class Stage:
             p.grad = None
         self.seconds += time.perf_counter() - start
 
+    def fresh_backward(self) -> None:
+        """Clear, then backward: the closure of a textbook implementation."""
+        self.clear()
+        self.backward()
 
-def contenders(shapes: list[tuple[int, ...]]) -> dict[str, tuple[Stage, Callable[[], object]]]:
-    """Name -> (its stage, one step)."""
-    made: dict[str, tuple[Stage, Callable[[], object]]] = {}
-    for base_name, options in BASES.items():
 
-        def sgd(stage: Stage, options: dict[str, bool] = options) -> torch.optim.SGD:
-            return torch.optim.SGD(stage.params, lr=1e-3, momentum=0.9, **options)
-
-        made[f"sgd {base_name}"] = _sgd_step(Stage(shapes), sgd)
+def contenders(stage: Stage) -> dict[str, Callable[[], object]]:
+    """Name -> one step. Contenders with the same kind of base share the base, so its momentum exists twice in all."""
+    steps: dict[str, Callable[[], object]] = {}
+    for kind, options in BASES.items():
+        base = torch.optim.SGD(stage.params, lr=1e-6, momentum=0.9, **options)
+        steps[f"sgd {kind}"] = functools.partial(_sgd_step, stage, base)
         for name, method in METHODS.items():
-            made[f"{name} {base_name}"] = _flat_step(Stage(shapes), sgd, method)
-            made[f"{name} textbook {base_name}"] = _textbook_step(Stage(shapes), sgd, getattr(textbook, name))
-    return made
+            opt = flatmin.FlatOptimizer(base, method)
+            steps[f"{name} {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
+            textbook_step = getattr(textbook, name)
+            steps[f"{name} textbook {kind}"] = functools.partial(
+                textbook_step, stage.params, base, stage.fresh_backward
+            )
+    return steps
 
 
-def _sgd_step(stage: Stage, sgd: Callable[[Stage], torch.optim.SGD]) -> tuple[Stage, Callable[[], object]]:
-    base = sgd(stage)
-
-    def step() -> None:
-        stage.clear()
-        stage.backward()
-        base.step()
-
-    return stage, step
+def _sgd_step(stage: Stage, base: torch.optim.Optimizer) -> None:
+    stage.fresh_backward()
+    base.step()
 
 
-def _flat_step(
-    stage: Stage, sgd: Callable[[Stage], torch.optim.SGD], method: flatmin.Method
-) -> tuple[Stage, Callable[[], object]]:
-    opt = flatmin.FlatOptimizer(sgd(stage), method)
-
-    def closure() -> None:
-        opt.zero_grad()
-        stage.backward()
-
-    return stage, lambda: opt.step(closure)
-
-
-def _textbook_step(
-    stage: Stage, sgd: Callable[[Stage], torch.optim.SGD], step: Callable[..., None]
-) -> tuple[Stage, Callable[[], object]]:
-    base = sgd(stage)
-
-    def backward() -> None:
-        stage.clear()
-        stage.backward()
-
-    return stage, lambda: step(stage.params, base, backward)
+def _closure(stage: Stage, opt: flatmin.FlatOptimizer) -> None:
+    opt.zero_grad()
+    stage.backward()
 
 
 def copy_bandwidth(elements: int = 1 << 24) -> float:
@@ -154,20 +136,18 @@ def copy_bandwidth(elements: int = 1 << 24) -> float:
     return 2 * 4 * elements / (time.perf_counter() - start)
 
 
-def measure_time(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, list[float]]:
+def measure_time(stage: Stage, steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of every contender in every repeat, and of the floor's unit: one parameter-sized pass."""
-    stages = contenders(shapes)
-    elements = sum(p.numel() for p in next(iter(stages.values()))[0].params)
-    seconds: dict[str, list[float]] = {name: [] for name in [*stages, "pass"]}
-    order = list(stages)
+    elements = sum(p.numel() for p in stage.params)
+    seconds: dict[str, list[float]] = {name: [] for name in [*steps, "pass"]}
+    order = list(steps)
     shuffle = random.Random(0).shuffle
     for repeat in range(-2, repeats):  # two repeats to warm up
         shuffle(order)
         for name in order:
-            stage, step = stages[name]
             stage.seconds = 0.0
             start = time.perf_counter()
-            step()
+            steps[name]()
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - start - stage.seconds)
             stage.clear()
@@ -176,14 +156,11 @@ def measure_time(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, list[
     return seconds
 
 
-def extra_copies(shapes: list[tuple[int, ...]], name: str) -> dict[str, float]:
+def extra_copies(stage: Stage, step: Callable[[], object]) -> dict[str, float]:
     """Parameter-sized copies beyond parameters, gradients and base state: at the peak of a step, and kept after it.
 
     From the allocator's own record of one step, so exact. Plain training has one set of gradients at its peak.
     """
-    stage, step = contenders(shapes)[name]
-    step()  # the base's momentum is there from now on
-    stage.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
@@ -199,7 +176,9 @@ def extra_copies(shapes: list[tuple[int, ...]], name: str) -> dict[str, float]:
 def report(model: str, repeats: int) -> dict[str, object]:
     """Measure one model and print its table."""
     shapes = MODELS[model]()
-    seconds = measure_time(shapes, repeats)
+    stage = Stage(shapes)
+    steps = contenders(stage)
+    seconds = measure_time(stage, steps, repeats)
 
     def ratio(name: str, other: str) -> float:
         return statistics.median(a / b for a, b in zip(seconds[name], seconds[other], strict=True))
@@ -215,7 +194,7 @@ def report(model: str, repeats: int) -> dict[str, object]:
                     continue
                 textbook_name = f"{method} textbook {base}"
                 against = ratio(name, textbook_name) if textbook_name in seconds else None
-                memory = extra_copies(shapes, name)
+                memory = extra_copies(stage, steps[name])
                 row = {
                     "name": name,
                     "milliseconds": 1e3 * statistics.median(seconds[name]),

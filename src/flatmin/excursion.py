@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flatmin.dialogue import Gradient
 from flatmin.number import Number
-from flatmin.space import Scope, Values
+from flatmin.space import Block, Scope, Values
 from flatmin.vector import Vec, pieces, split
 
 
@@ -38,9 +38,10 @@ class Excursion:
         params = scope.params
         factor, body = split(delta)
         length = factor.value(scope) if isinstance(factor, Number) else factor
-        spare = _first_spare(done, len(params))
-        for block, piece in pieces(body, scope, params, spare):
-            weights, homes = block.of(params), block.of(spare)
+        lent = _lent(params, done)
+        copies = list(lent)
+        for block, piece in pieces(body, scope, params, lent):
+            weights, homes = block.of(params), block.of(lent)
             if piece is None or weights is None:
                 continue
             shift = piece.tensors
@@ -49,10 +50,12 @@ class Excursion:
             if isinstance(length, Tensor):
                 shift = list(torch._foreach_mul(shift, length.to(shift[0].device, non_blocking=True)))
             alpha = 1.0 if isinstance(length, Tensor) else length
-            if homes is None or not _alike(weights, homes):
-                self._moved.append((weights, [w.clone() for w in weights]))
+            if homes is None:
+                homes = _fresh(block, params, copies)
+                torch._foreach_copy_(homes, weights)
+                self._moved.append((weights, homes))
                 torch._foreach_add_(weights, shift, alpha=alpha)
-            else:  # `homes` may be the very `shift`: read it before it is overwritten
+            else:  # what was lent may be the very shift: read it before it is overwritten
                 moved = torch._foreach_add(weights, shift, alpha=alpha)
                 torch._foreach_copy_(homes, weights)
                 self._moved.append((weights, homes))
@@ -73,15 +76,23 @@ def owns_memory(tensor: Tensor | None) -> bool:
     )
 
 
-def _first_spare(done: Sequence[Gradient], n: int) -> Values:
+def _lent(params: Sequence[Tensor], done: Sequence[Gradient]) -> Values:
+    """For each parameter a tensor of its form whose content nobody needs, if there is one."""
     for gradient in done:
         if all(owns_memory(value) for value in gradient.values):
-            return gradient.values
-    return [None] * n
+            return [g if g is not None and _alike(p, g) else None for p, g in zip(params, gradient.values, strict=True)]
+    return [None] * len(params)
 
 
-def _alike(weights: list[Tensor], homes: list[Tensor]) -> bool:
-    return all(
-        w.dtype == h.dtype and w.shape == h.shape and w.stride() == h.stride()
-        for w, h in zip(weights, homes, strict=True)
-    )
+def _fresh(block: Block, params: Sequence[Tensor], copies: list[Tensor | None]) -> list[Tensor]:
+    """New memory for the copies of a block's parameters, a whole parameter at a time."""
+    for i in block.indices:
+        if copies[i] is None:
+            copies[i] = torch.empty_like(params[i])
+    homes = block.of(copies)
+    assert homes is not None
+    return homes
+
+
+def _alike(weight: Tensor, copy: Tensor) -> bool:
+    return weight.dtype == copy.dtype and weight.shape == copy.shape and weight.stride() == copy.stride()

@@ -81,6 +81,8 @@ def _tensors(vec: Vec, scope: Scope) -> list[Tensor | None]:
         for i, tensor in zip(block.indices, piece.tensors, strict=True):
             if values[i] is None:
                 values[i] = torch.empty_like(scope.params[i], dtype=tensor.dtype)
-            target = values[i] if block.span is None else values[i].view(-1)[slice(*block.span)]  # type: ignore[union-attr]
-            target.copy_(tensor)  # type: ignore[union-attr]  # dense from sparse, too
+        targets = block.of(values)
+        assert targets is not None
+        for target, tensor in zip(targets, piece.tensors, strict=True):
+            target.copy_(tensor)  # dense from sparse, too
     return values

@@ -9,6 +9,7 @@ operation and the next. So nothing here ever computes "all of δ". Expressions a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -26,20 +27,38 @@ Select = Callable[[Tensor], bool]
 
 
 class Block(NamedTuple):
-    """Some parameters, by index, or the elements `start:stop` of a single one."""
+    """Some parameters, by index, or one slice of a single large one."""
 
     indices: tuple[int, ...]
-    span: tuple[int, int] | None = None
+    part: int | None = None
+    cuts: Cuts | None = None
 
     def of(self, values: Values) -> list[Tensor] | None:
         """This block's part of a list with one tensor per parameter; None where these parameters have none."""
-        if values[self.indices[0]] is None:
+        first = values[self.indices[0]]
+        if first is None:
             return None
-        tensors = [values[i] for i in self.indices]
-        if self.span is not None:
-            start, stop = self.span
-            return [t.view(-1)[start:stop] for t in tensors if t is not None]
-        return tensors  # type: ignore[return-value]  # a block holds no parameter that lacks what the first one has
+        if self.cuts is not None and self.part is not None:
+            return [self.cuts.of(first)[self.part]]
+        return [values[i] for i in self.indices]  # type: ignore[misc]  # none lacks what the first one has
+
+
+class Cuts:
+    """The slices of large tensors, made once for all their blocks.
+
+    Args:
+        size: elements of a slice.
+    """
+
+    def __init__(self, size: int):
+        self._size = size
+        self._slices: dict[int, tuple[Tensor, ...]] = {}
+
+    def of(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """Views of consecutive elements of a contiguous tensor."""
+        if id(tensor) not in self._slices:
+            self._slices[id(tensor)] = torch.split(tensor.view(-1), self._size)
+        return self._slices[id(tensor)]
 
 
 class Scope:
@@ -90,7 +109,8 @@ class Scope:
         for i in indices:
             size = self.params[i].numel()
             if cut and size > limit and all(_flat(v[i]) for v in lists):
-                yield from (Block((i,), (at, min(at + limit, size))) for at in range(0, size, limit))
+                cuts = Cuts(limit)
+                yield from (Block((i,), part, cuts) for part in range(math.ceil(size / limit)))
                 continue
             if size > room and pack:
                 yield Block(tuple(pack))

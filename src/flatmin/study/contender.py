@@ -1,0 +1,99 @@
+"""A contender is a method on a base optimizer, written `METHOD` or `METHOD@BASE`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from flatmin.engine import FlatOptimizer
+from flatmin.registry import METHODS, Entry, Range
+from flatmin.study.config import one_of
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base optimizer as studies use it: `make(parameters, lr)`, its usual learning rate, and where to search."""
+
+    make: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+    lr: float
+    space: Range
+
+
+def _sgd(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4, fused=True)
+
+
+def _adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2, fused=True)
+
+
+BASES = {"sgd": Base(_sgd, 0.1, Range(0.003, 1.0)), "adamw": Base(_adamw, 1e-3, Range(3e-4, 3e-2))}
+
+#: The registry's tuned values were found on SGD. These are the others, found by recipes/digits_tune.toml too.
+TUNED_ELSEWHERE: dict[str, dict[str, float]] = {"adamw": {"lr": 0.001}}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method of the registry on a base optimizer.
+
+    Args:
+        method: a key of `flatmin.registry.METHODS`.
+        base: a key of `BASES`.
+    """
+
+    method: str
+    base: str = "sgd"
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Read `METHOD` or `METHOD@BASE`; a base alone is short for `plain` on it.
+
+        Raises:
+            ValueError: unknown method or base; the message lists the nearest.
+
+        Example:
+            >>> [str(Contender.parse(text)) for text in ("plain@adamw", "pugd@sgd", "sam@adamw")]
+            ['adamw', 'pugd', 'sam@adamw']
+        """
+        method, at, base = ("plain", "@", text) if text in BASES else text.partition("@")
+        one_of("method", method, METHODS if at else [*METHODS, *BASES])
+        one_of("base optimizer", base if at else "sgd", BASES)
+        return cls(method, base if at else "sgd")
+
+    def __str__(self) -> str:
+        if self.method == "plain":
+            return self.base
+        return self.method if self.base == "sgd" else f"{self.method}@{self.base}"
+
+    @property
+    def entry(self) -> Entry:
+        """What the registry knows about the method."""
+        return METHODS[self.method]
+
+    def default(self) -> dict[str, float]:
+        """The settings of the default arm: the base's usual learning rate, the method's published radius."""
+        return {"lr": BASES[self.base].lr}
+
+    def tuned(self) -> dict[str, float]:
+        """The published settings of the tuned arm; empty if there are none."""
+        return dict(self.entry.tuned) if self.base == "sgd" else TUNED_ELSEWHERE.get(str(self), {})
+
+    def space(self) -> dict[str, Range]:
+        """What a search ranges over: the learning rate first, then the method's own."""
+        return {"lr": BASES[self.base].space, **self.entry.space}
+
+    def optimizer(self, net: nn.Module, settings: Mapping[str, float], seed: int) -> FlatOptimizer:
+        """The method on its base for the parameters of `net`.
+
+        Args:
+            net: what to train.
+            settings: `lr`, and hyper-parameters of the method.
+            seed: of the noise that the method draws.
+        """
+        own = {name: value for name, value in settings.items() if name != "lr"}
+        base = BASES[self.base].make(net.parameters(), settings["lr"])
+        return FlatOptimizer(base, self.entry.make(**own), model=net, seed=seed)

@@ -1,0 +1,65 @@
+"""From a protocol to its final runs: pure functions, no files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from flatmin.study import data, models
+from flatmin.study.config import Run, Study, one_of
+from flatmin.study.contender import Contender
+
+#: Settings by arm and contender.
+Settings = Mapping[str, Mapping[str, dict[str, float]]]
+
+
+def canonical(study: Study) -> Study:
+    """The same study with every name looked up and every contender under its shortest: `plain@sgd` is `sgd`.
+
+    Raises:
+        ValueError: an unknown name, or the same contender twice.
+    """
+    one_of("data", study.data, data.NAMES)
+    one_of("model", study.model, models.MODELS)
+    return dataclasses.replace(study, methods=tuple(str(Contender.parse(name)) for name in study.methods))
+
+
+def settings(study: Study, tuned: Mapping[str, dict[str, float]] | None = None) -> Settings:
+    """The settings of each arm.
+
+    Args:
+        study: the protocol.
+        tuned: what a search found, by contender; without it, the published tuned settings.
+
+    Raises:
+        ValueError: the study has a tuned arm and a contender has no tuned settings.
+    """
+    contenders = {name: Contender.parse(name) for name in study.methods}
+    if tuned is None:
+        tuned = {name: contender.tuned() for name, contender in contenders.items()}
+    untuned = [name for name in study.methods if not tuned[name]]
+    if "tuned" in study.arms and untuned:
+        raise ValueError(
+            f"no tuned settings are known for {', '.join(untuned)}; search for them with --tune 16, "
+            "or leave the tuned arm out with --arms default"
+        )
+    return {"default": {name: contender.default() for name, contender in contenders.items()}, "tuned": tuned}
+
+
+def runs(study: Study, settings: Settings) -> dict[str, Run]:
+    """Every final run: folder below the study -> run.
+
+    Seeds are outermost, so that an interrupted study is already a comparison, of fewer seeds.
+    """
+    return {
+        folder(arm, noise, name, seed): study.run(name, settings[arm][name], noise, seed, test=True)
+        for seed in range(study.seeds)
+        for arm in study.arms
+        for noise in study.noise
+        for name in study.methods
+    }
+
+
+def folder(arm: str, noise: float, contender: str, seed: int) -> str:
+    """Where a final run lives, below its study."""
+    return f"runs/{arm}/noise-{noise}/{contender}/seed-{seed}"

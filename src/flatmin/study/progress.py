@@ -1,0 +1,59 @@
+"""How far a long job is: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+T = TypeVar("T")
+
+#: Seconds between two lines where there is no terminal.
+PAUSE = 15.0
+
+
+def track(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+    """Pass `items` through, showing how many have passed.
+
+    Args:
+        items: yields `missing` items.
+        missing: how many are to come, >= 0.
+        total: how many there are with those done before.
+        label: what they are.
+        console: where to show it.
+    """
+    if missing < total:
+        console.print(f"{label}: {total - missing} of {total} runs were complete already", highlight=False)
+    if missing:
+        yield from (_bar if console.is_terminal else _lines)(items, missing, total, label, console)
+
+
+def _bar(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+    pace = TextColumn("{task.fields[pace]}")
+    bar = Progress(TextColumn(label), BarColumn(None), MofNCompleteColumn(), pace, console=console, expand=True)
+    with bar as progress:
+        began = time.monotonic()
+        task = progress.add_task(label, total=total, completed=total - missing, pace="")
+        for count, item in enumerate(items, start=1):
+            progress.update(task, advance=1, pace=_pace(count, missing, began))
+            yield item
+
+
+def _lines(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+    began = said = time.monotonic()
+    for count, item in enumerate(items, start=1):
+        if time.monotonic() - said > PAUSE or count == missing:
+            done = total - missing + count
+            console.print(f"{label}: {done} of {total} runs, {_pace(count, missing, began)}", highlight=False)
+            said = time.monotonic()
+        yield item
+
+
+def _pace(count: int, missing: int, began: float) -> str:
+    """Runs per second since `began`, and the time that is left at that rate."""
+    seconds = time.monotonic() - began
+    left = round(seconds / count * (missing - count))
+    return f"{count / seconds:.2f} runs/s, " + (f"{left // 60}:{left % 60:02d} left" if count < missing else "done")

@@ -1,0 +1,60 @@
+"""Means with their uncertainty: Student's t, and differences of paired runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, and how far the interval around it reaches.
+
+    Args:
+        mean: of the n values.
+        half_width: of the 95 % interval; None if n = 1, which says nothing about spread.
+        n: the number of values.
+    """
+
+    mean: float
+    half_width: float | None
+    n: int
+
+
+def t_interval(values: Sequence[float]) -> Estimate:
+    """The mean of `values` and its 95 % interval, for normally distributed values of unknown variance.
+
+        half-width = t(0.975; n − 1) s / √n,    s² = Σ (x − mean)² / (n − 1)
+
+    Equal values give a half-width of 0.
+
+    Raises:
+        ValueError: no values.
+
+    Example:
+        >>> t_interval([1.0, 1.0, 1.0])
+        Estimate(mean=1.0, half_width=0.0, n=3)
+    """
+    from scipy import stats
+
+    n = len(values)
+    if n == 0:
+        raise ValueError("an interval needs at least one value, got none")
+    mean = math.fsum(values) / n
+    if n == 1:
+        return Estimate(mean, None, 1)
+    s = math.sqrt(math.fsum((x - mean) ** 2 for x in values) / (n - 1))
+    return Estimate(mean, float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * s / math.sqrt(n), n)
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+    """The interval of `values - baseline` over the seeds that both have; None if they share none.
+
+    Paired runs have the same initial weights, data order and label noise, so what these contribute cancels and the
+    interval is narrower than that of two independent means.
+    """
+    shared = sorted(values.keys() & baseline.keys())
+    return t_interval([values[seed] - baseline[seed] for seed in shared]) if shared else None

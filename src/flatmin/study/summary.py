@@ -1,0 +1,176 @@
+"""From the run folders of a study to its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flatmin.study import config, plan, record
+from flatmin.study.config import Run, Study
+from flatmin.study.record import Result
+from flatmin.study.stats import Estimate, paired_difference, t_interval
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run: what was asked, what came out, and where it is."""
+
+    run: Run
+    result: Result
+    folder: Path
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy, a fraction in [0, 1]."""
+        assert self.result.test_accuracy is not None, f"{self.folder} is a final run without a test accuracy"
+        return self.result.test_accuracy
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender under one condition of one arm.
+
+    Args:
+        arm: default or tuned.
+        noise: the fraction of training labels replaced.
+        contender: its name.
+        runs: the complete ones, by seed; at least one.
+        difference: of the test accuracy to the baseline's, paired by seed; None for the baseline itself and where no
+            seed is shared.
+    """
+
+    arm: str
+    noise: float
+    contender: str
+    runs: dict[int, Finished]
+    difference: Estimate | None
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Mean test accuracy. A diverged run counts like any other."""
+        return t_interval([run.accuracy for run in self.runs.values()])
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The learning rate and whatever else was not left at the method's default."""
+        return next(iter(self.runs.values())).run.settings
+
+    @property
+    def gradient_evaluations(self) -> float:
+        """Median over the runs."""
+        return statistics.median(run.result.gradient_evaluations for run in self.runs.values())
+
+    @property
+    def seconds(self) -> float:
+        """Median over the runs: the median forgives a busy machine."""
+        return statistics.median(run.result.seconds for run in self.runs.values())
+
+    @property
+    def diverged(self) -> int:
+        """How many runs diverged."""
+        return sum(run.result.diverged is not None for run in self.runs.values())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study with its results so far.
+
+    Args:
+        study: the protocol.
+        rows: in the order of the study's arms, conditions and contenders; those without a complete run are absent.
+        baseline: the contender that differences refer to.
+        missing: how many runs of the study are not complete.
+        head: who began it: the command, the environment, the date.
+    """
+
+    study: Study
+    rows: list[Row]
+    baseline: str
+    missing: int
+    head: dict[str, Any]
+
+    def panel(self, arm: str, noise: float) -> list[Row]:
+        """The rows of one arm and condition."""
+        return [row for row in self.rows if (row.arm, row.noise) == (arm, noise)]
+
+
+def summarise(out: Path) -> Summary:
+    """Read the study in the folder `out`.
+
+    Raises:
+        ValueError: `out` holds no study, or none of its runs is complete.
+    """
+    if not (out / "study.toml").exists():
+        raise ValueError(f"{out} is not a study: it has no study.toml")
+    study = config.load(Study, out / "study.toml")
+    baseline = "sgd" if "sgd" in study.methods else study.methods[0]
+    rows = []
+    for arm in study.arms:
+        for noise in study.noise:
+            found = {name: _finished(study, out, arm, noise, name) for name in study.methods}
+            reference = {seed: run.accuracy for seed, run in found[baseline].items()}
+            for name, runs in found.items():
+                accuracies = {seed: run.accuracy for seed, run in runs.items()}
+                difference = paired_difference(accuracies, reference) if name != baseline else None
+                if runs:
+                    rows.append(Row(arm, noise, name, runs, difference))
+    if not rows:
+        raise ValueError(f"no run of {out} is complete yet")
+    total = len(study.arms) * len(study.noise) * len(study.methods) * study.seeds
+    return Summary(
+        study, rows, baseline, total - sum(len(row.runs) for row in rows), record.read_json(out / "env.json")
+    )
+
+
+def title(arm: str, noise: float) -> str:
+    """An arm and a condition in words, for the heads of tables and panels."""
+    return f"{arm} settings, " + (f"{100 * noise:g} % label noise" if noise else "clean labels")
+
+
+def as_json(summary: Summary) -> dict[str, Any]:
+    """The summary as `results.json` holds it: who, what, the table, then every single run."""
+    environments: list[dict[str, Any]] = []  # more than one if the study was continued elsewhere
+    for row in summary.rows:
+        for run in row.runs.values():
+            seen = {name: value for name, value in run.result.environment.items() if name != "date"}
+            if seen not in environments:
+                environments.append(seen)
+    return {
+        "command": summary.head["command"],
+        "date": summary.head["date"],
+        "environments": environments,
+        "study": dataclasses.asdict(summary.study),
+        "missing_runs": summary.missing,
+        "baseline": summary.baseline,
+        "table": [_row_as_json(row) for row in summary.rows],
+        "runs": [_run_as_json(row, seed, run) for row in summary.rows for seed, run in row.runs.items()],
+    }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "arm": row.arm,
+        "noise": row.noise,
+        "contender": row.contender,
+        "settings": row.settings,
+        "test_accuracy": dataclasses.asdict(row.accuracy),
+        "difference": dataclasses.asdict(row.difference) if row.difference else None,
+        "gradient_evaluations": row.gradient_evaluations,
+        "seconds": row.seconds,
+        "diverged": row.diverged,
+    }
+
+
+def _run_as_json(row: Row, seed: int, run: Finished) -> dict[str, Any]:
+    result = dataclasses.asdict(run.result)
+    del result["environment"]
+    return {"arm": row.arm, "noise": row.noise, "contender": row.contender, "seed": seed, **result}
+
+
+def _finished(study: Study, out: Path, arm: str, noise: float, contender: str) -> dict[int, Finished]:
+    """The complete runs of one row, by seed."""
+    folders = {seed: out / plan.folder(arm, noise, contender, seed) for seed in range(study.seeds)}
+    return {seed: Finished(*found, folder) for seed, folder in folders.items() if (found := record.read(folder))}
