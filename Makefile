@@ -1,6 +1,7 @@
 # Every verb of the project. Each sets up .venv first; nothing is installed elsewhere.
 PYTHON ?= python3
 BIN    := .venv/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # One thread per test process: xdist already keeps every core busy.
 SERIAL := OMP_NUM_THREADS=1
 
@@ -9,27 +10,32 @@ SERIAL := OMP_NUM_THREADS=1
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-.venv/installed: pyproject.toml constraints.txt
+# Two stages of the same environment: the main job does not wait for the tools of the tests.
+.venv/study: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP) -e ".[study]"
 	@touch $@
 
-compare: .venv/installed  ## the main job: nine optimizers on real digits, clean and with 40 % label noise
-	$(BIN)/flatmin compare --out runs/digits
+.venv/dev: .venv/study
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+compare: .venv/study  ## the main job: nine optimizers on real digits, clean and with 40 % label noise
+	$(BIN)/flatmin compare --recipe recipes/digits.toml --out runs/digits
 
 test: lint  ## lint, types and all tests
 	$(SERIAL) $(BIN)/pytest -n auto -q
 
-lint: .venv/installed  ## ruff and mypy
+lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/installed  ## time and memory of the optimizer step
-	$(BIN)/python benchmarks/optimizer_step.py
+bench: .venv/study  ## time and memory of the optimizer step
+	$(BIN)/python benchmarks/optimizer_step.py --repeats 32
 
-docs: .venv/installed  ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict
+docs: .venv/dev  ## build the documentation site into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## remove what the other targets made, runs/ excepted
 	rm -rf .venv site build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python benchmarks/optimizer_step.py [--repeats 40] [--model resnet18 vit_b] [--json FILE]
 
-Every contender takes the same steps on the same shapes. One repeat runs each contender once, in an order drawn anew, and
-every figure is a median over repeats of a ratio within one repeat, because the speed of a shared machine drifts.
+Every contender takes the same steps on the same shapes. One repeat runs each contender once, in an order drawn anew,
+and every figure is a median over repeats of a ratio within one repeat: the speed of a shared machine drifts.
 
 What is timed: everything between the end of one backward pass and the beginning of the next. The stand-in for the
 backward pass is timed apart and subtracted; it leaves in `p.grad` what autograd leaves: a new tensor where there was
@@ -31,16 +31,15 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-import textbook
-
 import flatmin
+import textbook
 
 #: Parameter-sized passes (reads plus writes) that a step needs:
 #: norm of the first gradient or of |w| g · copy w, add δ (w and g read, w and copy written) · put w back · SGD with
-#: momentum (w, g, m read, w, m written) · for PUGD the norm of the sum, too. Scaling by 1/norm can ride on the SGD pass.
+#: momentum (w, g, m read, w, m written) · for PUGD the norm of the sum, too. Scaling by 1/norm rides on the SGD pass.
 FLOOR = {"sgd": 5, "sam": 1 + 4 + 2 + 5, "asam": 2 + 4 + 2 + 5, "pugd": 2 + 4 + 2 + 1 + 5}
 
-METHODS = {"pugd": flatmin.PUGD(), "sam": flatmin.SAM(), "asam": flatmin.ASAM()}
+METHODS: dict[str, flatmin.Method] = {"pugd": flatmin.PUGD(), "sam": flatmin.SAM(), "asam": flatmin.ASAM()}
 BASES = {"foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -110,6 +109,9 @@ def contenders(stage: Stage) -> dict[str, Callable[[], object]]:
         for name, method in METHODS.items():
             opt = flatmin.FlatOptimizer(base, method)
             steps[f"{name} {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
+            if name == "pugd":
+                opt = flatmin.FlatOptimizer(base, method, keep_copy=True)
+                steps[f"{name} keep_copy {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
             textbook_step = getattr(textbook, name)
             steps[f"{name} textbook {kind}"] = functools.partial(
                 textbook_step, stage.params, base, stage.fresh_backward
@@ -166,7 +168,7 @@ def extra_copies(stage: Stage, step: Callable[[], object]) -> dict[str, float]:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
             stage.clear()
-    record = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    record = profile.profiler.kineto_results.events()
     changes = [event.nbytes() for event in record if event.name() == "[memory]"]
     unit = sum(p.numel() * p.element_size() for p in stage.params)
     live = list(itertools.accumulate(changes))
@@ -189,7 +191,7 @@ def report(model: str, repeats: int) -> dict[str, object]:
     print(f"{'':24}{'ms':>8}{'/ SGD foreach':>15}{'/ textbook':>12}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
     for base in BASES:
         for method in ("sgd", *METHODS):
-            for name in (f"{method} {base}", f"{method} textbook {base}"):
+            for name in (f"{method} {base}", f"{method} keep_copy {base}", f"{method} textbook {base}"):
                 if name not in seconds:
                     continue
                 textbook_name = f"{method} textbook {base}"

@@ -171,10 +171,9 @@ def test_evaluation_puts_the_mode_back_and_adds_up():
     net = models.build("small-cnn", 1, 10)
     x, y = data.load("digits", "train")
     assert net.training
-    loss, accuracy = training.evaluate(net, x, y)
+    accuracy = training.evaluate(net, x, y)
     assert net.training
     net.eval()
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(net(x), y).item(), rel=1e-5)
     assert accuracy == (net(x).argmax(1) == y).sum().item() / len(y)
 
 

@@ -18,9 +18,15 @@ from flatmin.vector import Vec, pieces, split
 
 
 class Excursion:
-    """Weights that are away from home, or not."""
+    """Weights that are away from home, or not.
 
-    def __init__(self) -> None:
+    Args:
+        keep: hold on to the memory of the copy between steps.
+    """
+
+    def __init__(self, keep: bool = False):
+        self._keep = keep
+        self._kept: Values = ()
         self._moved: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def __bool__(self) -> bool:
@@ -39,7 +45,8 @@ class Excursion:
         factor, body = split(delta)
         length = factor.value(scope) if isinstance(factor, Number) else factor
         lent = _lent(params, done)
-        copies = list(lent)
+        copies = _in_form_of(params, self._kept)
+        moving: set[int] = set()
         for block, piece in pieces(body, scope, params, lent):
             weights, homes = block.of(params), block.of(lent)
             if piece is None or weights is None:
@@ -60,6 +67,12 @@ class Excursion:
                 torch._foreach_copy_(homes, weights)
                 self._moved.append((weights, homes))
                 torch._foreach_copy_(weights, moved)
+            moving.update(block.indices)
+        # All pieces of these parameters are away now, and whole tensors come back faster.
+        whole = [copies[i] if lent[i] is None else lent[i] for i in moving]
+        self._moved = [([params[i] for i in moving], whole)] if moving else []  # type: ignore[list-item]
+        if self._keep:
+            self._kept = copies
 
     def home(self) -> None:
         """Put every weight back."""
@@ -80,7 +93,7 @@ def _lent(params: Sequence[Tensor], done: Sequence[Gradient]) -> Values:
     """For each parameter a tensor of its form whose content nobody needs, if there is one."""
     for gradient in done:
         if all(owns_memory(value) for value in gradient.values):
-            return [g if g is not None and _alike(p, g) else None for p, g in zip(params, gradient.values, strict=True)]
+            return _in_form_of(params, gradient.values)
     return [None] * len(params)
 
 
@@ -94,5 +107,12 @@ def _fresh(block: Block, params: Sequence[Tensor], copies: list[Tensor | None]) 
     return homes
 
 
-def _alike(weight: Tensor, copy: Tensor) -> bool:
-    return weight.dtype == copy.dtype and weight.shape == copy.shape and weight.stride() == copy.stride()
+def _in_form_of(params: Sequence[Tensor], candidates: Values) -> list[Tensor | None]:
+    """The candidates that have their parameter's dtype, shape and strides; None in place of the others."""
+
+    def fits(p: Tensor, c: Tensor | None) -> bool:
+        form = (p.dtype, p.device, p.shape, p.stride())
+        return c is not None and (c.dtype, c.device, c.shape, c.stride()) == form
+
+    some = [c if fits(p, c) else None for p, c in zip(params, candidates, strict=False)]
+    return some + [None] * (len(params) - len(some))

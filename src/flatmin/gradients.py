@@ -95,16 +95,15 @@ class Gradients:
             The factor that is still to be multiplied with; 1.0 if none.
         """
         multiple = single(direction)
-        factor: Real = 1.0
+        factor: Real = 0.0
         if multiple is not None and multiple[1] is self._last:
             factor = multiple[0].value(scope) if isinstance(multiple[0], Number) else multiple[0]
-        else:
-            leave_factor = False
-        done = multiple is not None and multiple[1] is self._last and isinstance(factor, float) and factor == 1.0
-        if not done and not leave_factor:
+        plain = isinstance(factor, float) and factor == 1.0
+        left = leave_factor and not plain and not (isinstance(factor, float) and factor == 0.0)
+        if not plain and not left:
             self._evaluate(direction, scope)
         self._negate()
-        return factor if leave_factor else 1.0
+        return factor if left else 1.0
 
     def _evaluate(self, direction: Vec, scope: Scope) -> None:
         for p, touched in zip(self._params, self._touched, strict=True):

@@ -94,7 +94,8 @@ class Problem:
         w = self.weights
         hidden = torch.tanh(self.x[rows] @ w["kernel"].flatten(1).t())
         error = hidden @ w["inner"].t() + w["bias"] * w["scalar"] + w["frozen"] - self.y[rows]
-        return (error.abs() ** 2).mean()
+        loss: Tensor = (error.abs() ** 2).mean()
+        return loss
 
     def closure(self, opt: FlatOptimizer) -> Callable[[], Tensor]:
         """Torch's closure: clear, forward, backward, loss."""
@@ -128,7 +129,7 @@ class Problem:
 
 
 def weights_come_back(method: Method) -> None:
-    """After probes, and after steps at lr = 0, every weight is bit-identical and in the same storage, in every dtype."""
+    """After probes, and after steps at lr = 0, every weight is bit-identical and in its storage, in every dtype."""
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64):
         problem = Problem(dtype)
         base = torch.optim.SGD([{"params": [p]} for p in problem.weights.values()], lr=0.0, momentum=0.9)

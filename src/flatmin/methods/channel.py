@@ -120,7 +120,8 @@ def _h1(g: Tensor, mu: float, boundary: str) -> Tensor:
     angle = torch.arange(len(ring), device=g.device, dtype=torch.float64) * (2 * math.pi / len(ring))
     eigenvalue = (1 + 2 * mu * (1 - angle.cos())).to(g.dtype)
     G = torch.fft.ifft(torch.fft.fft(ring, dim=0) / eigenvalue[:, None], dim=0)[: len(g)]
-    return G if g.is_complex() else G.real
+    smooth: Tensor = G if g.is_complex() else G.real
+    return smooth
 
 
 @lru_cache(maxsize=16)

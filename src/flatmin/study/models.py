@@ -25,14 +25,14 @@ def build(name: str, channels: int, classes: int) -> nn.Module:
 def small_cnn(channels: int, classes: int) -> nn.Module:
     """Two convolutions with BatchNorm for 8x8 images: 7,530 parameters with 1 channel and 10 classes.
 
-    Small enough for a hundred trainings a minute on two cores, large enough to learn many wrong labels of the digits by
-    heart, which is what tells flat from sharp. The first convolution halves the image: on the full 8x8 everything takes
-    twice as long and the methods keep their order.
+    Small enough for a hundred trainings in two minutes on two cores, large enough to learn many wrong labels of the
+    digits by heart, which is what tells flat from sharp.
     """
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, stride=2, padding=1, bias=False),  # (n, 16, 4, 4)
+        nn.Conv2d(channels, 16, 3, padding=1, bias=False),  # (n, 16, 8, 8)
         nn.BatchNorm2d(16),
         nn.ReLU(),
+        nn.MaxPool2d(2),  # (n, 16, 4, 4)
         nn.Conv2d(16, 24, 3, padding=1, bias=False),  # (n, 24, 4, 4)
         nn.BatchNorm2d(24),
         nn.ReLU(),

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,9 @@ def perform(run: Run, folder: Path) -> None:
 def train(run: Run, log: Log = lambda row: None) -> Result:
     """Train `run`, calling `log` with a row of metrics after every epoch.
 
+    Training loss and accuracy are those of the epoch's batches, at the first probe of every step and on noisy labels;
+    validation accuracy is that of the network after the epoch.
+
     Runs of one seed are paired: initial weights, data order and label noise come from generators that know the seed and
     nothing of the method. Labels are noisy in training only. The test split is read once, after the last step, and only
     if `run.test`.
@@ -52,7 +56,7 @@ def _train(run: Run, log: Log) -> Result:
     y = data.replace_labels(clean, run.noise, classes, _generator(run.seed, "label noise"))
 
     torch.manual_seed(_number(run.seed, "initial weights"))
-    net = models.build(run.model, x.shape[1], classes)
+    net = models.build(run.model, x.shape[1], classes).to(memory_format=torch.channels_last)  # a tenth faster
     loss_of = nn.CrossEntropyLoss()
     contender = Contender.parse(run.contender)
     optimizer = contender.optimizer(net, run.settings, seed=_number(run.seed, "method"))
@@ -64,37 +68,45 @@ def _train(run: Run, log: Log) -> Result:
         steps = max(1, int(steps / contender.entry.gradients))
 
     gradients, seconds, diverged = 0, 0.0, None
+    losses: list[float] = []
+    right = 0
     began = time.perf_counter()
     for step, batch in enumerate(batches(len(x), size, steps, _generator(run.seed, "data order")), start=1):
         xb, yb = x[batch], y[batch]
         _set_lr(optimizer, run.settings["lr"] * cosine((step - 1) / steps))
-        for _ in optimizer.probes():
-            loss_of(net(xb), yb).backward()
+        for probe in optimizer.probes():
+            outputs = net(xb)  # (batch, classes)
+            loss = loss_of(outputs, yb)
+            loss.backward()
             gradients += 1
+            if probe == 0:
+                losses.append(loss.item())
+                right += int((outputs.argmax(1) == yb).sum())
         optimizer.step()
 
         if step % per_epoch == 0 or step == steps:
             seconds += time.perf_counter() - began
             epoch = step / per_epoch
-            loss, accuracy = evaluate(net, x, y)
-            _, validation = evaluate(net, *data.load(run.data, "validation"))
+            train_loss = statistics.fmean(losses)
+            validation = evaluate(net, *data.load(run.data, "validation"))
             log(
                 {
                     "epoch": epoch,
                     "gradient_evaluations": gradients,
-                    "train_loss": loss if math.isfinite(loss) else None,
-                    "train_accuracy": accuracy,
+                    "train_loss": train_loss if math.isfinite(train_loss) else None,
+                    "train_accuracy": right / (size * len(losses)),
                     "validation_accuracy": validation,
                     "seconds": round(seconds, 4),
                 }
             )
-            if not math.isfinite(loss):
+            if not math.isfinite(train_loss):
                 diverged = epoch
                 break
+            losses, right = [], 0
             began = time.perf_counter()
 
     return Result(
-        test_accuracy=evaluate(net, *data.load(run.data, "test"))[1] if run.test else None,
+        test_accuracy=evaluate(net, *data.load(run.data, "test")) if run.test else None,
         validation_accuracy=validation,
         gradient_evaluations=gradients,
         steps=step,
@@ -122,17 +134,14 @@ def cosine(progress: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy of `net` on all of (x, y), in evaluation mode; the mode is put back."""
+def evaluate(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Accuracy of `net` on all of (x, y), in evaluation mode; the mode is put back."""
     training = net.training
     net.eval()
-    loss, right = 0.0, 0
-    for xb, yb in zip(torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True):
-        outputs = net(xb)  # (n, classes)
-        loss += nn.functional.cross_entropy(outputs, yb, reduction="sum").item()
-        right += int((outputs.argmax(1) == yb).sum())
+    batches = zip(torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True)
+    right = sum(int((net(xb).argmax(1) == yb).sum()) for xb, yb in batches)
     net.train(training)
-    return loss / len(x), right / len(x)
+    return right / len(x)
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,0 +1,68 @@
+"""The textbook implementations that times are compared with compute the same steps as the library."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import flatmin
+from flatmin.space import CPU_BLOCK
+from flatmin.testing import Problem
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import optimizer_step
+import textbook
+
+#: Eight tensors of several blocks each: small temporaries do not hide a parameter copy.
+SHAPES = [(1000, 1000)] * 8
+METHODS = {"pugd": flatmin.PUGD(), "sam": flatmin.SAM(), "asam": flatmin.ASAM()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_textbook_equals_library(name):
+    book, library = Problem(torch.float64), Problem(torch.float64)
+    learning = [book.weights[n] for n in ("kernel", "inner", "bias", "scalar")]
+    base = torch.optim.SGD(learning, lr=0.05, momentum=0.9)
+
+    def backward():
+        base.zero_grad()
+        with torch.enable_grad():
+            book.loss().backward()
+
+    opt = flatmin.FlatOptimizer(torch.optim.SGD(library.weights.parameters(), lr=0.05, momentum=0.9), METHODS[name])
+    for _ in range(3):
+        getattr(textbook, name)(learning, base, backward)
+        opt.step(library.closure(opt))
+    for a, b in zip(book.snapshot(), library.snapshot(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("model", "tensors", "millions"), [("resnet18", 62, 11.2), ("vit_b", 152, 86.6)], ids=["resnet18", "vit_b"]
+)
+def test_parameter_lists_have_the_published_sizes(model, tensors, millions):
+    shapes = optimizer_step.MODELS[model]()
+    assert len(shapes) == tensors
+    assert sum(torch.Size(s).numel() for s in shapes) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["pugd foreach", "pugd fused", "sam foreach", "sam fused", "asam foreach"])
+def test_one_parameter_copy_at_the_peak_and_none_kept(name, capfd):
+    """The allocator's own record of one step: two-gradient methods need one copy beyond plain training."""
+    stage = optimizer_step.Stage(SHAPES)
+    steps = optimizer_step.contenders(stage)
+    steps[name]()  # momentum
+    stage.clear()
+    memory = optimizer_step.extra_copies(stage, steps[name])
+    blocks = 2 * CPU_BLOCK / sum(p.numel() for p in stage.params)  # the temporaries of one block
+    assert memory["peak"] <= 1 + blocks
+    assert memory["kept"] <= 0.001
+
+
+def test_the_textbook_needs_more(capfd):
+    stage = optimizer_step.Stage(SHAPES)
+    steps = optimizer_step.contenders(stage)
+    steps["pugd textbook foreach"]()
+    stage.clear()
+    assert optimizer_step.extra_copies(stage, steps["pugd textbook foreach"])["peak"] > 4

@@ -1,0 +1,115 @@
+"""What the docs say is what is there: every method has its twin, its row and its page; every number its source."""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+import reference
+
+import flatmin
+from flatmin.registry import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+METHOD_CLASSES = [name for name in importlib.import_module("flatmin.methods").__all__ if name != "NGD"]
+
+
+def text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", METHOD_CLASSES)
+def test_every_method_has_a_numpy_twin_and_a_page(name):
+    assert name in reference.TWINS
+    assert f"::: flatmin.{name}\n" in text("docs/methods.md")
+
+
+@pytest.mark.parametrize("entry", list(METHODS.values()), ids=list(METHODS))
+def test_every_entry_has_its_row(entry):
+    made = entry.make()
+    row = f"| `{entry.name}` | `{made!r}` | {entry.gradients} | {entry.copies} |"
+    assert row in text("docs/methods.md")
+
+
+@pytest.mark.parametrize("name", METHOD_CLASSES)
+def test_every_method_is_documented_like_its_paper(name):
+    doc = inspect.getdoc(getattr(flatmin, name))
+    assert "Cost: " in doc
+    assert "Example:\n" in doc
+    for field in getattr(flatmin, name).__dataclass_fields__:
+        assert re.search(rf"^    {field}: ", doc, re.MULTILINE), f"{field} is not explained"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
+def test_pugd_in_the_docs_is_pugd(page):
+    shown = re.search(r"( *def direction\(self, w, memory\):\n(?: +.*\n)+?.*return .*\n)", text(page))
+    written = inspect.getsource(flatmin.PUGD.direction)
+
+    def body(source):
+        function = ast.parse(textwrap.dedent(source)).body[0]
+        statements = [s for s in function.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+        return [ast.dump(s) for s in statements]
+
+    assert body(shown[1]) == body(written)
+
+
+def test_the_method_of_the_docs_passes_the_contract():
+    (code,) = re.findall(r"```python\n(.*?)```", text("docs/add-a-method.md"), re.DOTALL)
+    exec(compile(code, "docs/add-a-method.md", "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def rows_of(page):
+    """Cells of all table rows of a page."""
+    return [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text(page).splitlines() if line[:1] == "|"]
+
+
+def percent(estimate, sign=""):
+    return f"{100 * estimate['mean']:{sign}.2f} ± {100 * estimate['half_width']:.2f}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/digits.md"])
+def test_the_tables_of_the_digits_study_are_its_results(page):
+    table = json.loads(text("results/digits.json"))["table"]
+    expected = {
+        (row["contender"], percent(row["test_accuracy"]), percent(row["difference"], "+") if row["difference"] else "–")
+        for row in table
+        if page != "README.md" or row["noise"]
+    }
+    shown = {(cells[0], cells[1], cells[3]) for cells in rows_of(page) if len(cells) > 4 and "±" in cells[1]}
+    assert shown == expected
+
+
+def test_the_registry_holds_the_winners_of_its_search():
+    tuning = json.loads(text("results/digits_tuning.json"))["contenders"]
+    for name, entry in METHODS.items():
+        assert entry.tuned == tuning["sgd" if name == "plain" else name]["winner"], name
+
+
+def test_the_table_of_the_benchmark_is_its_result():
+    measured = json.loads(text("results/optimizer_step.json"))
+    shown = rows_of("docs/benchmarks.md")
+    for model in ("resnet18", "vit_b"):
+        for row in measured[model]["rows"]:
+            against = "" if row["per_textbook"] is None else f"{row['per_textbook']:.2f}"
+            cells = [
+                model,
+                row["name"],
+                f"{row['milliseconds']:.1f}",
+                f"{row['per_sgd_foreach']:.2f}",
+                against,
+                f"{row['per_floor']:.2f}",
+                f"{row['extra_copies_peak']:.2f}",
+            ]
+            assert cells in shown, cells
