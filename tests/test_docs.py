@@ -9,9 +9,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import reference
 
 import flatmin
+import reference
 from flatmin.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +72,9 @@ def test_links_lead_somewhere(page):
 
 def rows_of(page):
     """Cells of all table rows of a page."""
-    return [[cell.strip() for cell in line.strip("| \n").split("|")] for line in text(page).splitlines() if line[:1] == "|"]
+    return [
+        [cell.strip() for cell in line.strip("| \n").split("|")] for line in text(page).splitlines() if line[:1] == "|"
+    ]
 
 
 def percent(estimate, sign=""):

@@ -79,12 +79,13 @@ class Dialogue:
         method: whom to talk to.
         weights: makes the leaf `w`, anew for each attempt.
         memory: what the method remembers; read, never written.
+        may_add: gradients of several probes may be added up in `p.grad`.
 
     Iterate over it for the probes, filling in each `probe.gradient` before the next; then read `answer` and `memory`.
     """
 
-    def __init__(self, method: Method, weights: Callable[[], Weights], memory: Memory):
-        self._method, self._weights, self._before = method, weights, memory
+    def __init__(self, method: Method, weights: Callable[[], Weights], memory: Memory, *, may_add: bool = True):
+        self._method, self._weights, self._before, self._may_add = method, weights, memory, may_add
         self.answer: Vec
         self.memory: Memory = {}
 
@@ -135,7 +136,7 @@ class Dialogue:
             later += [self.answer, *_expressions(self.memory)]
             used = {id(node) for node in walk(*later)}
             together.append(probe.gradient)
-            probe.adds = k > 0 and _only_as_a_sum(together, later)
+            probe.adds = self._may_add and k > 0 and _only_as_a_sum(together, later)
             if not probe.adds:
                 probe.done = tuple(g for g in held if id(g) not in used)
                 together = [probe.gradient]

@@ -25,6 +25,7 @@ from flatmin.excursion import Excursion
 from flatmin.forward import OnePass
 from flatmin.gradients import Gradients
 from flatmin.memory import freeze, thaw, to_devices
+from flatmin.scaling import Scaling
 from flatmin.space import Scope
 from flatmin.weights import Weights
 
@@ -42,6 +43,9 @@ class FlatOptimizer(Optimizer):
             False leaves the group where it is in every probe, and out of the norms that scale a perturbation) and
             `radius_scale` (default 1.0; multiplies the group's part of the perturbation).
         method: what to ask for and where to go, for example `flatmin.PUGD()`.
+        scaler: the `torch.amp.GradScaler` that scales the loss, if one does. Every gradient is unscaled before the
+            method sees it, and an overflow in any probe skips the step. Then call `scaler.step(opt)` after the loop
+            over probes, or `opt.step(closure)`, and `scaler.update()`.
         model: the network. With it, BatchNorm's running statistics move once per step, as one forward pass at the
             first probe moves them.
         same_dropout: show every probe the dropout masks of the first.
@@ -72,6 +76,10 @@ class FlatOptimizer(Optimizer):
     _open: ReferenceType[Generator[int, None, None]] | None
     #: `p.grad` holds a direction.
     _ready: bool
+    #: A gradient of the last loop over probes overflowed: the step is not to be taken.
+    _overflowed: bool
+    #: Tells GradScaler not to unscale, and to let us skip: see `scaling.py`.
+    _step_supports_amp_scaling = True
 
     def __init__(
         self,
@@ -79,6 +87,7 @@ class FlatOptimizer(Optimizer):
         method: Method,
         *,
         model: nn.Module | None = None,
+        scaler: Any = None,
         same_dropout: bool = False,
         keep_copy: bool = False,
         seed: int | None = None,
@@ -87,6 +96,7 @@ class FlatOptimizer(Optimizer):
         self.base = base
         self.method = method
         self.model = model
+        self.scaler = scaler
         self.same_dropout = same_dropout
         self.keep_copy = keep_copy
         self.seed = torch.initial_seed() if seed is None else int(seed)
@@ -114,6 +124,11 @@ class FlatOptimizer(Optimizer):
             RuntimeError: there is neither a closure nor a finished `probes()` loop. The weights are untouched.
         """
         loss = None
+        if getattr(self, "grad_scale", None) is not None:  # set by GradScaler.step, for gradients still scaled
+            raise RuntimeError(
+                "GradScaler.step met scaled gradients. Write FlatOptimizer(base, method, scaler=scaler), then "
+                "scaler.step(opt) after the loop over probes, or opt.step(closure) without scaler.step"
+            )
         if closure is not None:
             with closing(self._begin(in_closure=True)) as turn:
                 for k in turn:
@@ -126,6 +141,8 @@ class FlatOptimizer(Optimizer):
                 "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
             )
         self._ready = False
+        if self._overflowed:
+            return loss
         try:
             self.base.step()
         finally:
@@ -171,10 +188,12 @@ class FlatOptimizer(Optimizer):
         params = self._params()
         everything = Scope(params, range(len(params)))
         learning = [p if p.requires_grad else None for p in params]
+        scaling = self._scaling()
         dialogue = Dialogue(
             self.method,
             lambda: Weights(everything, learning, (self.seed, self.steps)),
             thaw(self.memory, everything),
+            may_add=scaling is None,  # scaled gradients must not be added to unscaled ones
         )
         one_pass = OnePass(self.model, self.same_dropout, {p.device for p in params})
         grads = Gradients(params, self._options("maximize", False))
@@ -186,11 +205,17 @@ class FlatOptimizer(Optimizer):
                 self._adding = probe.adds
                 with one_pass.probe():
                     yield k
+                if scaling is not None:
+                    scaling.unscale()
                 grads.end(probe, f"probe {k} of {self.method!r}")
             finally:
                 self._adding = False
                 grads.stop()
                 self._excursion.home()
+        self._overflowed = scaling is not None and scaling.overflowed()
+        if self._overflowed:
+            self._ready = True
+            return
         memory = freeze(dialogue.memory, everything)
         factor = grads.answer(dialogue.answer, everything, in_closure and self._base_rescales())
         if not (isinstance(factor, float) and factor == 1.0):
@@ -198,6 +223,9 @@ class FlatOptimizer(Optimizer):
         self.memory = memory
         self.steps += 1
         self._ready = True
+
+    def _scaling(self) -> Scaling | None:
+        return Scaling(self.scaler, self) if self.scaler is not None and self.scaler.is_enabled() else None
 
     def _perturbed(self, params: list[Tensor]) -> tuple[Scope, list[float] | None]:
         """The parameters that probes move, and a factor for every parameter if any differs from one."""
@@ -274,7 +302,7 @@ class FlatOptimizer(Optimizer):
         """For copy and pickle; Optimizer's own would lose the base."""
         if self._excursion:
             self._abandon()
-        kept = ("base", "method", "model", "same_dropout", "keep_copy", "seed", "steps", "memory", "defaults")
+        kept = ("base", "method", "model", "scaler", "same_dropout", "keep_copy", "seed", "steps", "memory", "defaults")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -286,6 +314,7 @@ class FlatOptimizer(Optimizer):
         self._adding = False
         self._open = None
         self._ready = False
+        self._overflowed = False
 
     def __repr__(self) -> str:
         return f"FlatOptimizer({self.method!r}, {self.base!r})"

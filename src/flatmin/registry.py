@@ -148,9 +148,17 @@ _RHO_BAD = (
 )
 
 _ENTRIES = (
-    Entry("plain", m.Plain, "the gradient itself: the base optimizer as it is", None, 1, 0),
-    Entry("ugd", m.UGD, "the gradient as a unit vector (normalised gradient descent)", PUGD_PAPER, 1, 0),
-    Entry("sign", m.SignDescent, "the sign of every component of the gradient", None, 1, 0),
+    Entry("plain", m.Plain, "the gradient itself: the base optimizer as it is", None, 1, 0, tuned={"lr": 0.00379}),
+    Entry(
+        "ugd",
+        m.UGD,
+        "the gradient as a unit vector (normalised gradient descent)",
+        PUGD_PAPER,
+        1,
+        0,
+        tuned={"lr": 0.00899},
+    ),
+    Entry("sign", m.SignDescent, "the sign of every component of the gradient", None, 1, 0, tuned={"lr": 0.0172}),
     Entry(
         "pugd",
         m.PUGD,
@@ -158,6 +166,7 @@ _ENTRIES = (
         PUGD_PAPER,
         2,
         1,
+        tuned={"lr": 0.0264},
         examples=({"radius": 0.5}, {"radius": 0.0}),
         bad=(Bad({"radius": -1.0}, "radius must be >= 0, got -1.0"),),
     ),
@@ -169,6 +178,7 @@ _ENTRIES = (
         2,
         1,
         space={"rho": Range(0.02, 2.0)},
+        tuned={"lr": 0.0505, "rho": 0.279},
         examples=({"rho": 0.5}, {"rho": 0.1, "p": math.inf}),
         bad=(*_RHO_BAD, Bad({"p": 1}, "p must be one of 2, inf, got 1")),
     ),
@@ -180,6 +190,7 @@ _ENTRIES = (
         2,
         1,
         space={"rho": Range(0.02, 2.0)},
+        tuned={"lr": 0.0627, "rho": 0.552},
         examples=({"rho": 0.5},),
         bad=_RHO_BAD,
     ),
@@ -191,6 +202,7 @@ _ENTRIES = (
         2,
         1,
         space={"rho": Range(0.1, 10.0)},
+        tuned={"lr": 0.0505, "rho": 1.4},
         examples=({"rho": 1.0, "on": "matrices"}, {"rho": 2.0, "eta": 0.0}),
         bad=(
             *_RHO_BAD,
@@ -206,6 +218,7 @@ _ENTRIES = (
         2,
         1,
         space={"epsilon": Range(0.05, 5.0)},
+        tuned={"lr": 0.0172, "epsilon": 0.418},
         examples=({"epsilon": 0.1, "norm": "tensor"}, {"steps": 2}),
         bad=(
             Bad({"epsilon": -1}, "epsilon must be >= 0, got -1"),
@@ -223,6 +236,7 @@ _ENTRIES = (
         2,
         1,
         space={"sigma": Range(0.02, 0.8)},
+        tuned={"lr": 0.0328, "sigma": 0.743},
         examples=({"kind": "gaussian", "scale": "tensor"}, {"scale": "absolute", "sigma": 0.01}, {"pairs": 2}),
         bad=(*_NOISE_BAD, Bad({"pairs": 0}, "pairs must be >= 1, got 0")),
     ),
@@ -234,6 +248,7 @@ _ENTRIES = (
         1,
         1,
         space={"sigma": Range(0.02, 0.8)},
+        tuned={"lr": 0.0213, "sigma": 0.493},
         examples=({"kind": "gaussian", "skip_vectors": False},),
         bad=_NOISE_BAD,
     ),
@@ -245,6 +260,7 @@ _ENTRIES = (
         1,
         0,
         space={"lam": Range(0.25, 8.0)},
+        tuned={"lr": 0.00305, "lam": 0.39},
         examples=({"metric": "h1", "lam": 0.01}, {"metric": "tilde-h1", "lam": 0.1, "boundary": "periodic"}),
         bad=(
             Bad({"lam": 0.0}, "lam must be > 0, got 0.0"),

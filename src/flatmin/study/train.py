@@ -56,7 +56,8 @@ def _train(run: Run, log: Log) -> Result:
     y = data.replace_labels(clean, run.noise, classes, _generator(run.seed, "label noise"))
 
     torch.manual_seed(_number(run.seed, "initial weights"))
-    net = models.build(run.model, x.shape[1], classes).to(memory_format=torch.channels_last)  # a tenth faster
+    net = models.build(run.model, x.shape[1], classes)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster; torch types it not
     loss_of = nn.CrossEntropyLoss()
     contender = Contender.parse(run.contender)
     optimizer = contender.optimizer(net, run.settings, seed=_number(run.seed, "method"))

@@ -1,0 +1,49 @@
+"""The loss scale of a `torch.amp.GradScaler`, taken out of every gradient before the method sees it.
+
+A method combines gradients of several backward passes, so it needs them without the scale; and an infinity in any of
+them must skip the whole step, once. `GradScaler.unscale_` may be called once per optimizer and step, so every probe
+after the first registers as an optimizer of its own. Then `scaler.update()`, which looks at all of them, lowers the
+scale once whichever probe overflowed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Scaling:
+    """The scaler's part in one step.
+
+    Args:
+        scaler: a `torch.amp.GradScaler`, enabled.
+        optimizer: whose gradients are scaled; what users pass to `scaler.step`.
+    """
+
+    def __init__(self, scaler: Any, optimizer: torch.optim.Optimizer):
+        self._scaler = scaler
+        self._owners: list[Any] = []
+        self._optimizer = optimizer
+
+    def unscale(self) -> None:
+        """Divide the gradients in `p.grad` by the scale, and note whether any is not finite.
+
+        Raises:
+            RuntimeError: `scaler.update()` was not called since the last step.
+        """
+        owner = self._optimizer if not self._owners else _Groups(self._optimizer.param_groups)
+        self._owners.append(owner)  # the scaler knows its optimizers by id: keep them alive
+        self._scaler.unscale_(owner)
+
+    def overflowed(self) -> bool:
+        """Whether a gradient of any probe was not finite. Waits for the device, as `scaler.step` does."""
+        found = [self._scaler._per_optimizer_states[id(owner)]["found_inf_per_device"] for owner in self._owners]
+        return any(bool(value) for per_device in found for value in per_device.values())
+
+
+class _Groups:
+    """As much of an optimizer as `GradScaler.unscale_` looks at."""
+
+    def __init__(self, param_groups: list[dict[str, Any]]):
+        self.param_groups = param_groups
