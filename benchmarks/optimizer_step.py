@@ -109,9 +109,6 @@ def contenders(stage: Stage) -> dict[str, Callable[[], object]]:
         for name, method in METHODS.items():
             opt = flatmin.FlatOptimizer(base, method)
             steps[f"{name} {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
-            if name == "pugd":
-                opt = flatmin.FlatOptimizer(base, method, keep_copy=True)
-                steps[f"{name} keep_copy {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
             textbook_step = getattr(textbook, name)
             steps[f"{name} textbook {kind}"] = functools.partial(
                 textbook_step, stage.params, base, stage.fresh_backward
@@ -191,7 +188,7 @@ def report(model: str, repeats: int) -> dict[str, object]:
     print(f"{'':24}{'ms':>8}{'/ SGD foreach':>15}{'/ textbook':>12}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
     for base in BASES:
         for method in ("sgd", *METHODS):
-            for name in (f"{method} {base}", f"{method} keep_copy {base}", f"{method} textbook {base}"):
+            for name in (f"{method} {base}", f"{method} textbook {base}"):
                 if name not in seconds:
                     continue
                 textbook_name = f"{method} textbook {base}"

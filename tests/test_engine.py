@@ -109,20 +109,6 @@ def test_nothing_is_kept_between_steps():
     assert all(ref() is None for ref in kept)
 
 
-@pytest.mark.parametrize("method", TWO_GRADIENTS, ids=repr)
-def test_keeping_the_copy_changes_no_result(method):
-    plain, keeping = Problem(), Problem()
-    expected = plain.train(plain.optimizer(method), 4)
-    base = torch.optim.SGD(keeping.weights.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
-    opt = flatmin.FlatOptimizer(base, method, seed=1, keep_copy=True)
-    keeping.train(opt, 2)
-    kept = [c for c in opt._excursion._kept if c is not None]
-    assert bool(kept) == (not isinstance(method, flatmin.SAM | flatmin.ASAM))  # theirs is the first gradient's memory
-    keeping.train(opt, 2)
-    assert all(a is b for a, b in zip(kept, [c for c in opt._excursion._kept if c is not None], strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(keeping.snapshot(), expected, strict=True))
-
-
 # -- zeroing gradients where they should add up ------------------------------------------------------------------------
 
 

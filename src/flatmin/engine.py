@@ -49,9 +49,6 @@ class FlatOptimizer(Optimizer):
         model: the network. With it, BatchNorm's running statistics move once per step, as one forward pass at the
             first probe moves them.
         same_dropout: show every probe the dropout masks of the first.
-        keep_copy: hold on to the memory of the weights' copy between steps. Costs one parameter copy at all times and
-            saves allocating it anew, which on a CPU can take longer than the rest of the step. Without effect for
-            methods whose first gradient becomes the copy, such as SAM.
         seed: of the noise that methods draw; by default torch's initial seed. The global generators are never touched.
 
     Raises:
@@ -89,7 +86,6 @@ class FlatOptimizer(Optimizer):
         model: nn.Module | None = None,
         scaler: Any = None,
         same_dropout: bool = False,
-        keep_copy: bool = False,
         seed: int | None = None,
     ):
         _check(base, method, model)
@@ -98,7 +94,6 @@ class FlatOptimizer(Optimizer):
         self.model = model
         self.scaler = scaler
         self.same_dropout = same_dropout
-        self.keep_copy = keep_copy
         self.seed = torch.initial_seed() if seed is None else int(seed)
         self.steps = 0
         self.memory: dict[str, Any] = {}
@@ -302,7 +297,7 @@ class FlatOptimizer(Optimizer):
         """For copy and pickle; Optimizer's own would lose the base."""
         if self._excursion:
             self._abandon()
-        kept = ("base", "method", "model", "scaler", "same_dropout", "keep_copy", "seed", "steps", "memory", "defaults")
+        kept = ("base", "method", "model", "scaler", "same_dropout", "seed", "steps", "memory", "defaults")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -310,7 +305,7 @@ class FlatOptimizer(Optimizer):
         self._begin_at_home()
 
     def _begin_at_home(self) -> None:
-        self._excursion = Excursion(self.keep_copy)
+        self._excursion = Excursion()
         self._adding = False
         self._open = None
         self._ready = False

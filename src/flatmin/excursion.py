@@ -18,15 +18,9 @@ from flatmin.vector import Vec, pieces, split
 
 
 class Excursion:
-    """Weights that are away from home, or not.
+    """Weights that are away from home, or not."""
 
-    Args:
-        keep: hold on to the memory of the copy between steps.
-    """
-
-    def __init__(self, keep: bool = False):
-        self._keep = keep
-        self._kept: Values = ()
+    def __init__(self) -> None:
         self._moved: list[tuple[list[Tensor], list[Tensor]]] = []
 
     def __bool__(self) -> bool:
@@ -45,7 +39,7 @@ class Excursion:
         factor, body = split(delta)
         length = factor.value(scope) if isinstance(factor, Number) else factor
         lent = _lent(params, done)
-        copies = _in_form_of(params, self._kept)
+        copies: list[Tensor | None] = [None] * len(params)
         moving: set[int] = set()
         for block, piece in pieces(body, scope, params, lent):
             weights, homes = block.of(params), block.of(lent)
@@ -71,8 +65,6 @@ class Excursion:
         # All pieces of these parameters are away now, and whole tensors come back faster.
         whole = [copies[i] if lent[i] is None else lent[i] for i in moving]
         self._moved = [([params[i] for i in moving], whole)] if moving else []  # type: ignore[list-item]
-        if self._keep:
-            self._kept = copies
 
     def home(self) -> None:
         """Put every weight back."""
@@ -90,10 +82,15 @@ def owns_memory(tensor: Tensor | None) -> bool:
 
 
 def _lent(params: Sequence[Tensor], done: Sequence[Gradient]) -> Values:
-    """For each parameter a tensor of its form whose content nobody needs, if there is one."""
+    """For each parameter a tensor of its dtype, shape and strides whose content nobody needs, if there is one."""
+
+    def alike(p: Tensor, g: Tensor) -> bool:
+        return (p.dtype, p.device, p.shape, p.stride()) == (g.dtype, g.device, g.shape, g.stride())
+
     for gradient in done:
         if all(owns_memory(value) for value in gradient.values):
-            return _in_form_of(params, gradient.values)
+            pairs = zip(params, gradient.values, strict=True)
+            return [g if g is not None and alike(p, g) else None for p, g in pairs]
     return [None] * len(params)
 
 
@@ -105,14 +102,3 @@ def _fresh(block: Block, params: Sequence[Tensor], copies: list[Tensor | None]) 
     homes = block.of(copies)
     assert homes is not None
     return homes
-
-
-def _in_form_of(params: Sequence[Tensor], candidates: Values) -> list[Tensor | None]:
-    """The candidates that have their parameter's dtype, shape and strides; None in place of the others."""
-
-    def fits(p: Tensor, c: Tensor | None) -> bool:
-        form = (p.dtype, p.device, p.shape, p.stride())
-        return c is not None and (c.dtype, c.device, c.shape, c.stride()) == form
-
-    some = [c if fits(p, c) else None for p, c in zip(params, candidates, strict=False)]
-    return some + [None] * (len(params) - len(some))
