@@ -89,7 +89,7 @@ class Entry:
 
 PUGD_PAPER = Paper(
     "Perturbated Gradients Updating within Unit Space for Deep Learning",
-    "Tseng, Ching-Hsun and Liu, Hsueh-Cheng and Lee, Shin-Jye and Zeng, Xiaojun",
+    "Tseng, Ching-Hsun and Cheng, Liu-Hsueh and Lee, Shin-Jye and Zeng, Xiaojun",
     2021,
     "2110.00199",
 )

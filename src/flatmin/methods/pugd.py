@@ -1,7 +1,8 @@
 """Perturbated Unit Gradient Descent.
 
-C.-H. Tseng, H.-C. Liu, S.-J. Lee, X. Zeng, "Perturbated Gradients Updating within Unit Space for Deep Learning", 2021,
-arXiv 2110.00199; first version "Update in Unit Gradient". The equations are those of the official code and its figure.
+C.-H. Tseng, L.-H. Cheng, S.-J. Lee, X. Zeng, "Perturbated Gradients Updating within Unit Space for Deep Learning",
+2021, arXiv 2110.00199 (also IJCNN 2022); first version "Update in Unit Gradient". The equations are those of the
+official code and its figure.
 """
 
 from __future__ import annotations
