@@ -181,6 +181,22 @@ def test_a_loop_that_somebody_still_holds_is_closed_by_the_next_step():
     assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
 
 
+def test_a_loop_that_was_overtaken_does_not_interfere_when_it_ends():
+    problem = Problem()
+    opt = problem.optimizer(flatmin.PUGD())
+    held = opt.probes()
+    next(held)
+    problem.loss().backward()
+    next(held)
+    for k in opt.probes():
+        problem.loss().backward()
+        if k == 1:
+            away = problem.snapshot()
+            held.close()
+            assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), away, strict=True))
+    opt.step()
+
+
 def test_a_checkpoint_inside_the_loop_holds_no_displaced_weights():
     problem = Problem()
     opt = problem.optimizer(flatmin.PUGD())
@@ -315,7 +331,7 @@ def test_a_hook_on_a_fused_base_sees_the_direction():
     assert lengths == pytest.approx([1.0])
 
 
-@pytest.mark.parametrize("method", [flatmin.UGD(), *TWO_GRADIENTS], ids=repr)
+@pytest.mark.parametrize("method", [flatmin.UGD(), flatmin.SignDescent(), *TWO_GRADIENTS], ids=repr)
 def test_sparse_gradients_equal_dense_ones(method):
     results = []
     for sparse in (True, False):
@@ -361,6 +377,20 @@ def test_channels_last_weights_are_restored_and_step_the_same():
         results.append([p.detach().clone() for p in net.parameters()])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_direction_made_of_weights_does_not_move_what_has_no_gradient():
+    @dataclass
+    class OwnDecay:
+        def direction(self, w, memory):
+            g = yield
+            return g + 0.1 * w
+
+    problem = Problem()
+    unused = problem.weights["unused"].detach().clone()
+    problem.train(problem.optimizer(OwnDecay(), momentum=0.0), 3)
+    assert torch.equal(problem.weights["unused"], unused)
+    assert problem.weights["unused"].grad is None
 
 
 # -- the network -------------------------------------------------------------------------------------------------------
@@ -451,6 +481,19 @@ def test_the_same_dropout_in_every_probe(batch):
     opt.step(closure_of(net, opt, batch))
     assert torch.equal(torch.rand(1), once), "the generator goes on as after one pass"
     assert not torch.equal(after, once)
+
+
+def test_random_numbers_go_on_from_where_the_first_probe_left_them(batch):
+    net = small_net(dropout=0.5)
+    opt = flatmin.FlatOptimizer(sgd(net.parameters()), flatmin.PUGD(), same_dropout=True)
+    after_first = None
+    for k in opt.probes():
+        nn.functional.cross_entropy(net(batch[0]), batch[1]).backward()
+        if k == 0:
+            after_first = torch.get_rng_state()
+        else:
+            torch.rand(3)  # a later pass that draws more than the first
+    assert torch.equal(torch.get_rng_state(), after_first)
 
 
 def test_a_compiled_model_trains_the_same(batch):

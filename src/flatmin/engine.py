@@ -226,7 +226,7 @@ class FlatOptimizer(Optimizer):
         """The parameters that probes move, and a factor for every parameter if any differs from one."""
         perturb = self._options("perturb", True)
         scales = self._options("radius_scale", 1.0)
-        moving = [i for i, p in enumerate(params) if p.requires_grad and perturb[i]]
+        moving = [i for i in range(len(params)) if perturb[i]]
         return Scope(params, moving), scales if any(s != 1.0 for s in scales) else None
 
     def _params(self) -> list[Tensor]:

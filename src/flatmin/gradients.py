@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from flatmin.dialogue import Gradient, Probe, single
 from flatmin.excursion import owns_memory
@@ -61,9 +62,6 @@ class Gradients:
                 f"{name} zeroed in place the gradients that it should add to; "
                 "write opt.zero_grad(), or net.zero_grad(set_to_none=True)"
             )
-        for p in self._params:
-            if p.grad is not None and p.grad.is_sparse and not p.grad.is_coalesced():
-                p.grad = p.grad.coalesce()
         grads = [p.grad for p in self._params]
         if all(g is None for g in grads):
             raise RuntimeError(
@@ -131,16 +129,28 @@ class Gradients:
 
 
 class _Sum:
-    """The gradients present when a probe begins, which its backward pass adds to."""
+    """The gradients present when a probe begins, to which those of its backward pass are added.
+
+    Autograd adds, where the gradients have memory of their own. Those that live in a bucket of DDP's, which may build
+    its buckets anew at any forward pass, are put aside and added afterwards.
+    """
 
     def __init__(self, params: Sequence[Tensor]):
-        self._kept = [(p, p.grad) for p in params if p.grad is not None]
         self._zeroed = False
-        p, grad = self._kept[0]
+        self._watch: RemovableHandle | None = None
+        self._kept = [(p, p.grad) for p in params if p.grad is not None]
+        if all(owns_memory(grad) for _, grad in self._kept):
+            self._look_at(*self._kept[0])
+        else:
+            self._kept = [(p, grad.clone()) for p, grad in self._kept]
+            for p, _ in self._kept:
+                p.grad = None
+
+    def _look_at(self, p: Tensor, grad: Tensor) -> None:
         version = grad._version
 
         def look(_: Tensor) -> None:
-            # The first gradient to arrive has not been added yet: whoever wrote into p.grad, it was not autograd.
+            # The gradient that arrives has not been added yet: whoever wrote into p.grad, it was not autograd.
             self._zeroed = p.grad is grad and grad._version != version
             self.stop()
 
@@ -157,4 +167,5 @@ class _Sum:
         return not self._zeroed
 
     def stop(self) -> None:
-        self._watch.remove()
+        if self._watch is not None:
+            self._watch.remove()
