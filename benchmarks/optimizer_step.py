@@ -109,6 +109,8 @@ def contenders(stage: Stage) -> dict[str, Callable[[], object]]:
         for name, method in METHODS.items():
             opt = flatmin.FlatOptimizer(base, method)
             steps[f"{name} {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
+            if name == "sam":
+                steps[f"sam bare passes {kind}"] = functools.partial(_bare_sam, stage, base)
             textbook_step = getattr(textbook, name)
             steps[f"{name} textbook {kind}"] = functools.partial(
                 textbook_step, stage.params, base, stage.fresh_backward
@@ -124,6 +126,27 @@ def _sgd_step(stage: Stage, base: torch.optim.Optimizer) -> None:
 def _closure(stage: Stage, opt: flatmin.FlatOptimizer) -> None:
     opt.zero_grad()
     stage.backward()
+
+
+@torch.no_grad()
+def _bare_sam(stage: Stage, base: torch.optim.Optimizer, rho: float = 0.05, block: int = 1 << 18) -> None:
+    """The passes over memory that SAM needs, as bare calls: no groups, no exceptions, no dtypes. A bound for the rest.
+
+    The first gradient's memory becomes the copy of the weights, as in the library.
+    """
+    stage.fresh_backward()
+    weights = [p.detach() for p in stage.params]
+    grads = [p.grad for p in stage.params if p.grad is not None]
+    squares = sum(torch.dot(g, g).item() for whole in grads for g in torch.split(whole.view(-1), block))
+    for whole, gradient in zip(weights, grads, strict=True):
+        slices = (torch.split(t.view(-1), block) for t in (whole, gradient))
+        for w, g in zip(*slices, strict=True):
+            moved = torch.add(w, g, alpha=rho / squares**0.5)
+            g.copy_(w)
+            w.copy_(moved)
+    stage.fresh_backward()
+    torch._foreach_copy_(weights, grads)
+    base.step()
 
 
 def copy_bandwidth(elements: int = 1 << 24) -> float:
@@ -188,7 +211,7 @@ def report(model: str, repeats: int) -> dict[str, object]:
     print(f"{'':24}{'ms':>8}{'/ SGD foreach':>15}{'/ textbook':>12}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
     for base in BASES:
         for method in ("sgd", *METHODS):
-            for name in (f"{method} {base}", f"{method} textbook {base}"):
+            for name in (f"{method} {base}", f"{method} bare passes {base}", f"{method} textbook {base}"):
                 if name not in seconds:
                     continue
                 textbook_name = f"{method} textbook {base}"

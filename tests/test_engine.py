@@ -364,7 +364,9 @@ def test_large_tensors_are_cut_without_a_trace(monkeypatch):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
-def test_channels_last_weights_are_restored_and_step_the_same():
+@pytest.mark.parametrize("limit", [1 << 17, 7])
+def test_channels_last_weights_are_restored_and_step_the_same(limit, monkeypatch):
+    monkeypatch.setattr("flatmin.space.CPU_BLOCK", limit)
     results = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
@@ -578,6 +580,19 @@ def test_the_state_holds_no_copy_of_the_weights():
     state = opt.state_dict()
     assert state["flatmin"] == {"memory": {}, "seed": 1, "steps": 2}
     assert {name for entry in state["state"].values() for name in entry} == {"momentum_buffer"}
+
+
+def test_the_noise_goes_on_after_loading_whatever_seed_the_optimizer_was_made_with():
+    straight, second = Problem(), Problem()
+    expected = straight.train(straight.optimizer(flatmin.SymmetricNoise()), 4)
+    first = Problem()
+    opt = first.optimizer(flatmin.SymmetricNoise())
+    first.train(opt, 2)
+    second.weights.load_state_dict(first.weights.state_dict())
+    base = torch.optim.SGD(second.weights.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-3)
+    other = flatmin.FlatOptimizer(base, flatmin.SymmetricNoise(), seed=99)
+    other.load_state_dict(opt.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(second.train(other, 2), expected, strict=True))
 
 
 def test_memory_grows_with_the_parameters():

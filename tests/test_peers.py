@@ -1,9 +1,8 @@
 """What other implementations of this family get wrong, each as a statement that must hold here.
 
 The numbers are those of a survey of some twenty implementations, in which every one of these statements is broken by
-at least one of them. 1 and 2 (gradient scaling) are in `test_scaling.py`. DDP is in `test_distributed.py`.
-Missing are 34 and 35 (ascent per worker, FSDP),
-22 and 36 (methods that are not here yet).
+at least one of them. 1 and 2 (gradient scaling) are in `test_scaling.py`. Missing are 34 and 35
+(ascent per worker, FSDP), and 22 and 36 (methods that are not here yet).
 """
 
 import copy
