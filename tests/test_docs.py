@@ -42,7 +42,7 @@ def test_every_entry_has_its_row(entry):
 def test_every_method_is_documented_like_its_paper(name):
     doc = inspect.getdoc(getattr(flatmin, name))
     assert "Cost: " in doc
-    assert "Example:\n" in doc
+    assert "Examples:\n" in doc
     for field in getattr(flatmin, name).__dataclass_fields__:
         assert re.search(rf"^    {field}: ", doc, re.MULTILINE), f"{field} is not explained"
 

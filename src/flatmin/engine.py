@@ -55,7 +55,7 @@ class FlatOptimizer(Optimizer):
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
         ValueError: a group option is out of range.
 
-    Example:
+    Examples:
         >>> import torch, flatmin
         >>> net = torch.nn.Linear(4, 1)
         >>> base = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

@@ -291,7 +291,7 @@ def build(name: str, **hyperparameters: Any) -> Method:
         ValueError: no method has this name (the message lists the nearest), or a hyper-parameter is out of range.
         TypeError: the method has no such hyper-parameter.
 
-    Example:
+    Examples:
         >>> build("sam", rho=0.1)
         SAM(rho=0.1, p=2)
     """

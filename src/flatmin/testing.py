@@ -32,7 +32,7 @@ def check_method(method: Method, *, gradients: int | None = None) -> None:
     Raises:
         AssertionError: a promise is broken; the message says which and how.
 
-    Example:
+    Examples:
         >>> from flatmin import SAM
         >>> check_method(SAM(rho=0.1), gradients=2)
     """

@@ -34,7 +34,7 @@ class AMP:
 
     Cost: N + 1 gradients per step, one parameter copy (three from N = 2 on: δ is carried along).
 
-    Example:
+    Examples:
         >>> AMP(epsilon=0.2)
         AMP(epsilon=0.2, zeta=1.0, steps=1, norm='global')
     """

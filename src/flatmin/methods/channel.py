@@ -58,7 +58,7 @@ class ChannelDirected:
     Differs from the paper: see above. h1 shrinks what varies between channels, so learning rates are not comparable
     between settings; tilde-h1 may enlarge it, up to 1/(π² λ) times (neumann) or 1/(4 π² λ) (periodic).
 
-    Example:
+    Examples:
         >>> ChannelDirected(metric="h1", lam=0.01)
         ChannelDirected(inner=Plain(), metric='h1', lam=0.01, boundary='neumann', layers='conv')
     """

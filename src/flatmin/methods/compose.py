@@ -26,7 +26,7 @@ class Every:
 
     Cost: a k-th of what `inner` costs beyond `otherwise`.
 
-    Example:
+    Examples:
         >>> from flatmin.methods.sam import SAM
         >>> Every(SAM(), k=5)
         Every(inner=SAM(rho=0.05, p=2), k=5, otherwise=Plain())
@@ -61,7 +61,7 @@ class Unit:
 
     Cost: that of `inner`.
 
-    Example:
+    Examples:
         >>> from flatmin.methods.sam import SAM
         >>> Unit(SAM())
         Unit(inner=SAM(rho=0.05, p=2))
@@ -91,7 +91,7 @@ class OnlyOn:
 
     Cost: that of `inner`.
 
-    Example:
+    Examples:
         >>> from flatmin.methods.sam import SAM
         >>> OnlyOn("vectors", SAM(rho=0.5))
         OnlyOn(select='vectors', inner=SAM(rho=0.5, p=2))

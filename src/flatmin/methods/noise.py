@@ -81,7 +81,7 @@ class SymmetricNoise(_Noise):
     Differs from the paper: unknown. That both points see the same mini-batch, how the magnitude is fixed, and all
     values are our reading of the abstract.
 
-    Example:
+    Examples:
         >>> SymmetricNoise(sigma=0.1)
         SymmetricNoise(sigma=0.1, kind='signs', scale='filter', skip_vectors=True, pairs=1)
     """
@@ -118,7 +118,7 @@ class RandomNoise(_Noise):
 
     Differs from the paper: the magnitude is fixed rather than normally distributed, as for SymmetricNoise.
 
-    Example:
+    Examples:
         >>> RandomNoise(kind="gaussian")
         RandomNoise(sigma=0.05, kind='gaussian', scale='filter', skip_vectors=True)
     """

@@ -26,7 +26,7 @@ class UGD:
 
     Cost: one gradient per step, no extra memory.
 
-    Example:
+    Examples:
         >>> UGD()
         UGD()
     """
@@ -50,7 +50,7 @@ class SignDescent:
 
     Cost: one gradient per step, no extra memory.
 
-    Example:
+    Examples:
         >>> SignDescent()
         SignDescent()
     """

@@ -18,7 +18,7 @@ class Plain:
 
     Cost: one gradient per step, no extra memory.
 
-    Example:
+    Examples:
         >>> Plain()
         Plain()
     """

@@ -36,7 +36,7 @@ class PUGD:
     Differs from the paper: norms below 1e-30 count as zero, where the official code adds 1e-12 to every norm; and
     weights are restored from a copy, bit for bit, where it subtracts δ.
 
-    Example:
+    Examples:
         >>> PUGD()
         PUGD(radius=1.0)
     """

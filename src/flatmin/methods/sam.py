@@ -36,7 +36,7 @@ class SAM:
     Differs from the paper: the base optimizer's weight decay enters the update only, as in all PyTorch versions; in the
     authors' JAX code it is part of the loss and so of both gradients.
 
-    Example:
+    Examples:
         >>> SAM(rho=0.1)
         SAM(rho=0.1, p=2)
     """
@@ -71,7 +71,7 @@ class ASAM:
 
     Cost: two gradients per step, one parameter copy.
 
-    Example:
+    Examples:
         >>> ASAM(rho=1.0, on="matrices")
         ASAM(rho=1.0, eta=0.01, on='matrices')
     """

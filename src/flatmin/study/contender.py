@@ -56,7 +56,7 @@ class Contender:
         Raises:
             ValueError: unknown method or base; the message lists the nearest.
 
-        Example:
+        Examples:
             >>> [str(Contender.parse(text)) for text in ("plain@adamw", "pugd@sgd", "sam@adamw")]
             ['adamw', 'pugd', 'sam@adamw']
         """

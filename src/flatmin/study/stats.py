@@ -34,7 +34,7 @@ def t_interval(values: Sequence[float]) -> Estimate:
     Raises:
         ValueError: no values.
 
-    Example:
+    Examples:
         >>> t_interval([1.0, 1.0, 1.0])
         Estimate(mean=1.0, half_width=0.0, n=3)
     """
