@@ -38,6 +38,19 @@ def test_every_entry_has_its_row(entry):
     assert row in text("docs/methods.md")
 
 
+@pytest.mark.parametrize(
+    "entry", [e for e in METHODS.values() if e.paper], ids=[n for n, e in METHODS.items() if e.paper]
+)
+def test_every_entry_cites_the_paper_that_its_file_names(entry):
+    method = entry.make()
+    named = inspect.getdoc(type(method)) + (inspect.getmodule(type(method)).__doc__ or "")
+    if isinstance(method, flatmin.Unit):
+        assert "first version of the PUGD paper" in named
+        assert entry.paper is METHODS["pugd"].paper
+    else:
+        assert entry.paper.arxiv in named
+
+
 @pytest.mark.parametrize("name", METHOD_CLASSES)
 def test_every_method_is_documented_like_its_paper(name):
     doc = inspect.getdoc(getattr(flatmin, name))

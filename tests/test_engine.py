@@ -258,6 +258,13 @@ def test_only_on_equals_a_group_that_is_not_perturbed():
         torch.testing.assert_close(a, b)
 
 
+def test_a_selection_of_nothing_perturbs_nothing():
+    selected, plain = Problem(), Problem()
+    expected = plain.train(plain.optimizer(flatmin.Plain()), 3)
+    opt = selected.optimizer(flatmin.OnlyOn(lambda p: False, flatmin.SAM(0.5)))
+    assert all(torch.equal(a, b) for a, b in zip(selected.train(opt, 3), expected, strict=True))
+
+
 def test_compositions_do_what_they_say():
     every, manual = Problem(torch.float64), Problem(torch.float64)
     asked = []

@@ -69,7 +69,7 @@ class Number(Node):
         self.value(scope)
 
     def __float__(self) -> float:
-        everything = next(node.scope for node in walk(self) if node.scope is not None)
+        everything = next((node.scope for node in walk(self) if node.scope is not None), Scope((), ()))
         return float(self.value(everything))
 
     def __bool__(self) -> bool:

@@ -13,24 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flatmin import methods as m
+from flatmin import papers
 from flatmin.dialogue import Method
-
-
-@dataclass(frozen=True)
-class Paper:
-    """A publication."""
-
-    title: str
-    authors: str
-    year: int
-    arxiv: str
-
-    def bibtex(self, key: str) -> str:
-        """A BibTeX entry."""
-        return (
-            f"@misc{{{key},\n  title         = {{{self.title}}},\n  author        = {{{self.authors}}},\n"
-            f"  year          = {{{self.year}}},\n  eprint        = {{{self.arxiv}}},\n  archivePrefix = {{arXiv}}\n}}"
-        )
+from flatmin.papers import Paper
 
 
 @dataclass(frozen=True)
@@ -87,50 +72,6 @@ class Entry:
     bad: tuple[Bad, ...] = ()
 
 
-PUGD_PAPER = Paper(
-    "Perturbated Gradients Updating within Unit Space for Deep Learning",
-    "Tseng, Ching-Hsun and Cheng, Liu-Hsueh and Lee, Shin-Jye and Zeng, Xiaojun",
-    2021,
-    "2110.00199",
-)
-SAM_PAPER = Paper(
-    "Sharpness-Aware Minimization for Efficiently Improving Generalization",
-    "Foret, Pierre and Kleiner, Ariel and Mobahi, Hossein and Neyshabur, Behnam",
-    2020,
-    "2010.01412",
-)
-ASAM_PAPER = Paper(
-    "ASAM: Adaptive Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural Networks",
-    "Kwon, Jungmin and Kim, Jeongseop and Park, Hyunseo and Choi, In Kwon",
-    2021,
-    "2102.11600",
-)
-AMP_PAPER = Paper(
-    "Regularizing Neural Networks via Adversarial Model Perturbation",
-    "Zheng, Yaowei and Zhang, Richong and Mao, Yongyi",
-    2020,
-    "2010.04925",
-)
-S_SGD_PAPER = Paper(
-    "S-SGD: Symmetrical Stochastic Gradient Descent with Weight Noise Injection for Reaching Flat Minima",
-    "Sung, Wonyong and Choi, Iksoo and Park, Jinhwan and Choi, Seokhyun and Shin, Sungho",
-    2020,
-    "2009.02479",
-)
-RWP_PAPER = Paper(
-    "Low-Pass Filtering SGD for Recovering Flat Optima in the Deep Learning Optimization Landscape",
-    "Bisla, Devansh and Wang, Jing and Choromanska, Anna",
-    2022,
-    "2201.08025",
-)
-CHANNEL_PAPER = Paper(
-    "Channel-Directed Gradients for Optimization of Convolutional Neural Networks",
-    "Lao, Dong and Zhu, Peihao and Wonka, Peter and Sundaramoorthi, Ganesh",
-    2020,
-    "2008.10766",
-)
-
-
 def unit_sam(rho: float = 0.05) -> m.Unit:
     """SAM's direction as a unit vector: `Unit(SAM(rho))`."""
     return m.Unit(m.SAM(rho))
@@ -153,7 +94,7 @@ _ENTRIES = (
         "ugd",
         m.UGD,
         "the gradient as a unit vector (normalised gradient descent)",
-        PUGD_PAPER,
+        papers.PUGD,
         1,
         0,
         tuned={"lr": 0.00899},
@@ -163,7 +104,7 @@ _ENTRIES = (
         "pugd",
         m.PUGD,
         "unit-length sum of the gradients at w and on the unit ball scaled by |w|",
-        PUGD_PAPER,
+        papers.PUGD,
         2,
         1,
         tuned={"lr": 0.0264},
@@ -174,7 +115,7 @@ _ENTRIES = (
         "sam",
         m.SAM,
         "gradient at the worst point of a ball around the weights",
-        SAM_PAPER,
+        papers.SAM,
         2,
         1,
         space={"rho": Range(0.02, 2.0)},
@@ -186,7 +127,7 @@ _ENTRIES = (
         "unit-sam",
         unit_sam,
         "SAM's direction as a unit vector (first version of the PUGD paper)",
-        PUGD_PAPER,
+        papers.PUGD,
         2,
         1,
         space={"rho": Range(0.02, 2.0)},
@@ -198,7 +139,7 @@ _ENTRIES = (
         "asam",
         m.ASAM,
         "SAM in a ball that scales with the weights",
-        ASAM_PAPER,
+        papers.ASAM,
         2,
         1,
         space={"rho": Range(0.1, 10.0)},
@@ -214,7 +155,7 @@ _ENTRIES = (
         "amp",
         m.AMP,
         "gradient at a point that clipped gradient ascent reaches",
-        AMP_PAPER,
+        papers.AMP,
         2,
         1,
         space={"epsilon": Range(0.05, 5.0)},
@@ -232,7 +173,7 @@ _ENTRIES = (
         "s-sgd",
         m.SymmetricNoise,
         "mean gradient at two points either side of the weights",
-        S_SGD_PAPER,
+        papers.S_SGD,
         2,
         1,
         space={"sigma": Range(0.02, 0.8)},
@@ -244,7 +185,7 @@ _ENTRIES = (
         "rwp",
         m.RandomNoise,
         "gradient at one random point near the weights",
-        RWP_PAPER,
+        papers.RWP,
         1,
         1,
         space={"sigma": Range(0.02, 0.8)},
@@ -256,7 +197,7 @@ _ENTRIES = (
         "channel-sgd",
         m.ChannelDirected,
         "the gradient, smoothed along the output channels of convolutions",
-        CHANNEL_PAPER,
+        papers.CHANNEL,
         1,
         0,
         space={"lam": Range(0.25, 8.0)},

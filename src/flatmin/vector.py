@@ -327,6 +327,8 @@ def _length(vec: Vec, scope: Scope) -> Real:
     if scope.on_cpu:
         return abs(float(real(factor, scope))) * math.sqrt(sum(_squares(t) for tensors in blocks for t in tensors))
     norms = [norm for tensors in blocks for norm in torch._foreach_norm(tensors)]
+    if not norms:
+        return 0.0
     together = torch.stack([norm.to(norms[0].device, non_blocking=True) for norm in norms])
     return torch.linalg.vector_norm(together * real(factor, scope))  # type: ignore[no-any-return]
 
@@ -354,7 +356,7 @@ def _inner(left: Vec, right: Vec, scope: Scope) -> Real:
         if piece is not None
         for a, b in piece.tensors
     ]
-    if scope.on_cpu:
+    if scope.on_cpu or not parts:
         return float(sum(part.item() for part in parts))
     return torch.stack([part.to(parts[0].device, non_blocking=True) for part in parts]).sum()
 
