@@ -108,11 +108,11 @@ class Dialogue:
                 f"{name}.direction returned {type(talk).__name__} instead of asking for gradients; "
                 "write `g = yield` to ask for the gradient at w"
             )
-        gradient: Gradient | None = None  # a generator's first turn is sent None
+        gradient: Any = None  # a generator's first turn is sent None
         asked = 0
         while True:
             try:
-                delta = talk.send(gradient)  # type: ignore[arg-type]
+                delta = talk.send(gradient)
             except StopIteration as stop:
                 self.answer = _checked_answer(stop.value, name, asked)
                 return

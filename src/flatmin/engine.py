@@ -17,9 +17,10 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+from flatmin.arguments import check_arguments, check_group
 from flatmin.dialogue import Dialogue, Method
 from flatmin.excursion import Excursion
 from flatmin.forward import OnePass
@@ -88,7 +89,9 @@ class FlatOptimizer(Optimizer):
         same_dropout: bool = False,
         seed: int | None = None,
     ):
-        _check(base, method, model)
+        if isinstance(base, FlatOptimizer):
+            raise TypeError("base is a FlatOptimizer already; combine methods: flatmin.Every(flatmin.SAM(), 5)")
+        check_arguments(base, method, model)
         self.base = base
         self.method = method
         self.model = model
@@ -101,7 +104,7 @@ class FlatOptimizer(Optimizer):
         super().__setstate__({"defaults": base.defaults})
         self._begin_at_home()
         for group in self.param_groups:
-            _check_group(group)
+            check_group(group)
 
     # -- a step -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +144,7 @@ class FlatOptimizer(Optimizer):
         try:
             self.base.step()
         finally:
-            self.base.grad_scale = None  # type: ignore[attr-defined]  # the attribute that GradScaler uses, too
+            self.base.grad_scale = None  # type: ignore[attr-defined]  # GradScaler sets it, too
         return loss
 
     def probes(self) -> Generator[int, None, None]:
@@ -214,7 +217,8 @@ class FlatOptimizer(Optimizer):
         memory = freeze(dialogue.memory, everything)
         factor = grads.answer(dialogue.answer, everything, in_closure and self._base_rescales())
         if not (isinstance(factor, float) and factor == 1.0):
-            self.base.grad_scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)  # type: ignore[attr-defined]
+            scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)
+            self.base.grad_scale = scale  # type: ignore[attr-defined]  # read by its fused kernel
         self.memory = memory
         self.steps += 1
         self._ready = True
@@ -249,18 +253,18 @@ class FlatOptimizer(Optimizer):
     # -- an optimizer like any other ----------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]  # an attribute in torch
         """The base optimizer's groups."""
         return self.base.param_groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:  # type: ignore[override]  # an attribute in torch
         """The base optimizer's state."""
         return self.base.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base optimizer."""
-        _check_group(param_group)
+        check_group(param_group)
         self.base.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -313,35 +317,3 @@ class FlatOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return f"FlatOptimizer({self.method!r}, {self.base!r})"
-
-
-def _check(base: object, method: object, model: object) -> None:
-    if isinstance(base, type):
-        raise TypeError(
-            f"base must be a constructed optimizer, got the class {base.__name__}; "
-            f"write {base.__name__}(net.parameters(), lr=...)"
-        )
-    if isinstance(base, FlatOptimizer):
-        raise TypeError(
-            "base is a FlatOptimizer already; combine methods instead, as in flatmin.Every(flatmin.SAM(), 5)"
-        )
-    if not isinstance(base, Optimizer):
-        raise TypeError(f"base must be a torch.optim.Optimizer, got {type(base).__name__}")
-    if isinstance(base, LBFGS):
-        raise TypeError(
-            "base is LBFGS, which evaluates gradients itself; use a first-order one such as torch.optim.SGD"
-        )
-    if isinstance(method, type):
-        raise TypeError(f"method must be an instance, got the class {method.__name__}; write {method.__name__}()")
-    if not callable(getattr(method, "direction", None)):
-        raise TypeError(f"method must have direction(w, memory), got {method!r}; for example flatmin.PUGD()")
-    if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model must be the network, a torch.nn.Module, got {type(model).__name__}")
-
-
-def _check_group(group: dict[str, Any]) -> None:
-    perturb, scale = group.get("perturb", True), group.get("radius_scale", 1.0)
-    if not isinstance(perturb, bool):
-        raise TypeError(f"perturb must be True or False in every parameter group, got {perturb!r}")
-    if not isinstance(scale, int | float) or not 0 <= scale < float("inf"):
-        raise ValueError(f"radius_scale must be a number >= 0 in every parameter group, got {scale!r}")

@@ -63,8 +63,9 @@ class Excursion:
                 torch._foreach_copy_(weights, moved)
             moving.update(block.indices)
         # All pieces of these parameters are away now, and whole tensors come back faster.
-        whole = [copies[i] if lent[i] is None else lent[i] for i in moving]
-        self._moved = [([params[i] for i in moving], whole)] if moving else []  # type: ignore[list-item]
+        pairs = [(params[i], copies[i] if lent[i] is None else lent[i]) for i in moving]
+        there = [(p, copy) for p, copy in pairs if copy is not None]
+        self._moved = [([p for p, _ in there], [copy for _, copy in there])] if there else []
 
     def home(self) -> None:
         """Put every weight back."""

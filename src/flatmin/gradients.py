@@ -154,7 +154,7 @@ class _Sum:
             self._zeroed = p.grad is grad and grad._version != version
             self.stop()
 
-        self._watch = p.register_hook(look)  # type: ignore[no-untyped-call]
+        self._watch = p.register_hook(look)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def complete(self) -> bool:
         """Add the kept gradients to those that did not start from them; False if there is nothing left to add."""

@@ -93,7 +93,7 @@ class Scope:
         alike: dict[tuple[object, ...], list[int]] = {}
         for i in self.indices:
             p = self.params[i]
-            present = tuple([None if v[i] is None else v[i].layout for v in lists])  # type: ignore[union-attr]
+            present = tuple([_layout(v[i]) for v in lists])
             if any(present):
                 key = (p.device, p.dtype, present, tuple([select(p) for select in selects]))
                 alike.setdefault(key, []).append(i)
@@ -119,6 +119,10 @@ class Scope:
             room -= size
         if pack:
             yield Block(tuple(pack))
+
+
+def _layout(tensor: Tensor | None) -> torch.layout | None:
+    return None if tensor is None else tensor.layout
 
 
 def _flat(tensor: Tensor | None) -> bool:

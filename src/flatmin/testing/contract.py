@@ -1,4 +1,4 @@
-"""The public contract of a method: `check_method(MyMethod())` runs it on yours.
+"""The promises that a method is held to.
 
 Every check is a small training problem and one promise of the engine or of the method. They are ordinary functions, so
 a test suite can also run them one by one: `for check in CHECKS: check(method)`.
@@ -11,13 +11,13 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from flatmin.dialogue import Method
 from flatmin.engine import FlatOptimizer
+from flatmin.testing.problem import Problem, backward
 
 Check = Callable[[Method], None]
 
@@ -51,78 +51,6 @@ def count_gradients(method: Method) -> int:
     problem = Problem()
     opt = problem.optimizer(method)
     return sum(1 for _ in problem.probes(opt))
-
-
-class Problem:
-    """A small regression: two linear layers, a parameter that nothing uses, a frozen one.
-
-    Args:
-        dtype: of parameters and data.
-    """
-
-    def __init__(self, dtype: torch.dtype = torch.float32):
-        generator = torch.Generator().manual_seed(7)
-        real = torch.float64
-
-        def draw(*shape: int) -> Tensor:
-            values = torch.randn(shape, dtype=real, generator=generator)
-            if dtype.is_complex:
-                return torch.complex(values, torch.randn(shape, dtype=real, generator=generator)).to(dtype)
-            return values.to(dtype)
-
-        self.weights = nn.ParameterDict(
-            {
-                "kernel": nn.Parameter(draw(6, 3, 2, 2)),
-                "inner": nn.Parameter(draw(5, 6)),
-                "bias": nn.Parameter(draw(5)),
-                "scalar": nn.Parameter(draw()),
-                "unused": nn.Parameter(draw(3)),
-                "frozen": nn.Parameter(draw(5), requires_grad=False),
-            }
-        )
-        self.x, self.y = draw(16, 12), draw(16, 5)
-
-    def optimizer(
-        self, method: Method, *, lr: float = 0.01, base: type = torch.optim.SGD, **options: Any
-    ) -> FlatOptimizer:
-        """A FlatOptimizer on this problem's parameters; SGD with momentum unless another base is asked for."""
-        options = options or ({"momentum": 0.9, "weight_decay": 1e-3} if base is torch.optim.SGD else {})
-        return FlatOptimizer(base(self.weights.parameters(), lr=lr, **options), method, seed=1)
-
-    def loss(self, rows: slice = slice(None)) -> Tensor:
-        """Mean squared error of a smooth network on some rows of the data."""
-        w = self.weights
-        hidden = torch.tanh(self.x[rows] @ w["kernel"].flatten(1).t())
-        error = hidden @ w["inner"].t() + w["bias"] * w["scalar"] + w["frozen"] - self.y[rows]
-        loss: Tensor = (error.abs() ** 2).mean()
-        return loss
-
-    def closure(self, opt: FlatOptimizer) -> Callable[[], Tensor]:
-        """Torch's closure: clear, forward, backward, loss."""
-
-        def evaluate() -> Tensor:
-            opt.zero_grad()
-            loss = self.loss()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        return evaluate
-
-    def probes(self, opt: FlatOptimizer) -> Iterator[int]:
-        """The loop form, backward pass included."""
-        for k in opt.probes():
-            self.loss().backward()  # type: ignore[no-untyped-call]
-            yield k
-
-    def train(self, opt: FlatOptimizer, steps: int) -> list[Tensor]:
-        """Some steps by closure; a copy of the parameters after them."""
-        for _ in range(steps):
-            opt.step(self.closure(opt))
-        return self.snapshot()
-
-    def snapshot(self) -> list[Tensor]:
-        """A copy of the parameters."""
-        return [p.detach().clone() for p in self.weights.values()]
 
 
 # -- the weights come back --------------------------------------------------------------------------------------------
@@ -180,7 +108,7 @@ def weights_come_back_from_infinity(method: Method) -> None:
     opt = problem.optimizer(method)
     before = problem.snapshot()
     for _ in opt.probes():
-        (problem.loss() * float("inf")).backward()  # type: ignore[no-untyped-call]
+        backward(problem.loss() * float("inf"))
     _expect(_same(problem.snapshot(), before), "weights are not restored after infinite gradients", method)
 
 
@@ -231,7 +159,7 @@ def plain_step_is_refused(method: Method) -> None:
     problem = Problem()
     opt = problem.optimizer(method)
     before = problem.snapshot()
-    problem.loss().backward()  # type: ignore[no-untyped-call]
+    backward(problem.loss())
     try:
         opt.step()
     except RuntimeError as error:
@@ -249,7 +177,7 @@ def micro_batches_add_up(method: Method) -> None:
     for _ in range(3):
         for _ in opt.probes():
             for rows in (slice(0, 8), slice(8, 16)):
-                (halves.loss(rows) / 2).backward()  # type: ignore[no-untyped-call]
+                backward(halves.loss(rows) / 2)
         opt.step()
     for a, b in zip(halves.snapshot(), expected, strict=True):
         _expect(bool((a - b).abs().max() <= 1e-9), "micro-batches differ from the whole batch", method)
@@ -272,7 +200,7 @@ def zero_gradient_is_finite(method: Method) -> None:
     problem = Problem()
     opt = FlatOptimizer(torch.optim.SGD(problem.weights.parameters(), lr=0.1), method)
     for _ in opt.probes():
-        (problem.loss() * 0).backward()  # type: ignore[no-untyped-call]
+        backward(problem.loss() * 0)
     opt.step()
     _expect(
         all(bool(p.isfinite().all()) for p in problem.snapshot()), "a zero gradient gives a non-finite step", method
@@ -286,7 +214,7 @@ def maximizing_mirrors_minimizing(method: Method) -> None:
     opt = up.optimizer(method, momentum=0.9, maximize=True)
     for _ in range(3):
         for _ in opt.probes():
-            (-up.loss()).backward()  # type: ignore[no-untyped-call]
+            backward(-up.loss())
         opt.step()
     _expect(_same(up.snapshot(), expected), "maximize=True does not mirror minimising", method)
 
