@@ -33,6 +33,16 @@ def check_arguments(base: object, method: object, model: object) -> None:
         raise TypeError(f"model must be the network, a torch.nn.Module, got {type(model).__name__}")
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse what is not among the choices.
+
+    Raises:
+        ValueError: the value is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {value!r}")
+
+
 def check_group(group: dict[str, Any]) -> None:
     """Refuse values of our two parameter-group options that make no sense.
 

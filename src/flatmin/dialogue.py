@@ -22,7 +22,7 @@ from typing import Any, Protocol, TypeAlias
 
 from flatmin.number import Node, Number, Unknown, walk
 from flatmin.vector import Add, Scaled, Tensors, Vec
-from flatmin.weights import Weights
+from flatmin.weights import Noise, Weights
 
 Memory: TypeAlias = dict[str, Any]
 #: Yields None (a gradient at w) or δ (a gradient at w + δ), is sent that gradient, returns the direction.
@@ -64,12 +64,14 @@ class Probe:
         gradient: the leaf that receives it.
         adds: leave the previous gradient in `p.grad`, so that this one is added to it.
         done: the earlier gradients that nobody needs once `delta` is known; their memory may be reused.
+        final: nothing but the answer, or the memory, is made of this gradient, and it is not part of a sum in `p.grad`.
     """
 
     delta: Vec | None
     gradient: Gradient
     adds: bool = False
     done: tuple[Gradient, ...] = ()
+    final: bool = False
 
 
 class Dialogue:
@@ -141,6 +143,32 @@ class Dialogue:
                 probe.done = tuple(g for g in held if id(g) not in used)
                 together = [probe.gradient]
             held = [g for g in held if id(g) in used] + [probe.gradient]
+        for k, probe in enumerate(probes):
+            wanted = {id(node) for p in probes[k + 1 :] if p.delta is not None for node in walk(p.delta)}
+            summed = probe.adds or any(p.adds for p in probes[k + 1 : k + 2])
+            probe.final = not summed and id(probe.gradient) not in wanted
+
+    def answered(self) -> list[Gradient]:
+        """The gradients that the answer and the memory are made of."""
+        return [node for node in walk(self.answer, *_expressions(self.memory)) if isinstance(node, Gradient)]
+
+    def check_noiseless(self) -> None:
+        """Refuse noise in the answer and the memory, where workers draw different noise.
+
+        Raises:
+            RuntimeError: there is some.
+        """
+        if any(isinstance(node, Noise) for node in walk(self.answer, *_expressions(self.memory))):
+            raise RuntimeError(
+                f"the direction of {self._method!r} contains noise, so the workers' weights would drift apart; "
+                "write noise='shared'"
+            )
+
+    def forget(self) -> None:
+        """Let the numbers in the answer and the memory be computed again, because gradients have changed."""
+        for node in walk(self.answer, *_expressions(self.memory)):
+            if isinstance(node, Number):
+                node.forget()
 
 
 def _only_as_a_sum(gradients: list[Gradient], roots: list[Node]) -> bool:

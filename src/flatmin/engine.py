@@ -11,7 +11,7 @@ step, an exception, Ctrl-C or a loop left early, finds the way back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from typing import Any, TypeAlias
 from weakref import ReferenceType, ref
 
@@ -20,15 +20,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
-from flatmin.arguments import check_arguments, check_group
-from flatmin.dialogue import Dialogue, Method
+from flatmin.arguments import check_arguments, check_choice, check_group
+from flatmin.dialogue import Dialogue, Gradient, Method
 from flatmin.excursion import Excursion
 from flatmin.forward import OnePass
 from flatmin.gradients import Gradients
 from flatmin.memory import freeze, thaw, to_devices
 from flatmin.scaling import Scaling
+from flatmin.shards import is_sharded, reshard
 from flatmin.space import Scope
 from flatmin.weights import Weights
+from flatmin.workers import Workers
 
 Closure: TypeAlias = "Callable[[], Any]"
 
@@ -51,6 +53,10 @@ class FlatOptimizer(Optimizer):
             first probe moves them.
         same_dropout: show every probe the dropout masks of the first.
         seed: of the noise that methods draw; by default torch's initial seed. The global generators are never touched.
+        ascent: what the perturbation is made of where `model` is a DistributedDataParallel. "synchronised": the
+            gradient of all workers, as if they were one. "per-worker": each worker's own (m-sharpness), which saves
+            the reduction of every gradient that the direction is not made of.
+        noise: "shared", the same on all workers that are known from `model` or from DTensors, or "per-worker".
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
@@ -76,6 +82,10 @@ class FlatOptimizer(Optimizer):
     _ready: bool
     #: A gradient of the last loop over probes overflowed: the step is not to be taken.
     _overflowed: bool
+    #: The last loop over probes did not reach its end.
+    _left_early: bool
+    #: The seed is that of the first process.
+    _seed_is_shared: bool
     #: Tells GradScaler not to unscale, and to let us skip: see `scaling.py`.
     _step_supports_amp_scaling = True
 
@@ -88,16 +98,22 @@ class FlatOptimizer(Optimizer):
         scaler: Any = None,
         same_dropout: bool = False,
         seed: int | None = None,
+        ascent: str = "synchronised",
+        noise: str = "shared",
     ):
         if isinstance(base, FlatOptimizer):
             raise TypeError("base is a FlatOptimizer already; combine methods: flatmin.Every(flatmin.SAM(), 5)")
         check_arguments(base, method, model)
+        check_choice("ascent", ascent, ("synchronised", "per-worker"))
+        check_choice("noise", noise, ("shared", "per-worker"))
         self.base = base
         self.method = method
         self.model = model
         self.scaler = scaler
         self.same_dropout = same_dropout
         self.seed = torch.initial_seed() if seed is None else int(seed)
+        self.ascent = ascent
+        self.noise = noise
         self.steps = 0
         self.memory: dict[str, Any] = {}
         # Not Optimizer.__init__, which would build groups and state of its own.
@@ -168,6 +184,9 @@ class FlatOptimizer(Optimizer):
 
     def _begin(self, in_closure: bool) -> Generator[int, None, None]:
         self._abandon()
+        if self._left_early:
+            Workers(self.model, self._params()).all_left()
+            self._left_early = False
         turn = self._turn(in_closure)
         self._open = ref(turn)
         return turn
@@ -184,24 +203,33 @@ class FlatOptimizer(Optimizer):
     def _turn(self, in_closure: bool) -> Generator[int, None, None]:
         """The conversation of one step, from the first request to the direction in `p.grad`."""
         params = self._params()
-        everything = Scope(params, range(len(params)))
-        learning = [p if p.requires_grad else None for p in params]
+        workers = Workers(self.model, params)
+        own_ascent = self.ascent == "per-worker" and workers.have_own_gradients()
+        everything = Scope(params, range(len(params)), agree=workers.mean if own_ascent else None)
+        learning = [t if p.requires_grad else None for p, t in zip(params, everything.tensors, strict=True)]
+        seed = self._noise_seed(workers)
         scaling = self._scaling()
         dialogue = Dialogue(
             self.method,
-            lambda: Weights(everything, learning, (self.seed, self.steps)),
+            lambda: Weights(everything, learning, seed),
             thaw(self.memory, everything),
             may_add=scaling is None,  # scaled gradients must not be added to unscaled ones
         )
         one_pass = OnePass(self.model, self.same_dropout, {p.device for p in params})
-        grads = Gradients(params, self._options("maximize", False))
+        grads = Gradients(everything, self._options("maximize", False))
+        own: list[Gradient] = []
+        self._left_early = True
         for k, probe in enumerate(dialogue):
+            if own_ascent and not probe.final:
+                own.append(probe.gradient)
             try:
                 if probe.delta is not None:
-                    self._excursion.go(probe.delta, *self._perturbed(params), probe.done)
+                    self._excursion.go(probe.delta, *self._perturbed(everything), probe.done)
+                if any(everything.shards):
+                    reshard(self.model)
                 grads.begin(probe)
                 self._adding = probe.adds
-                with one_pass.probe():
+                with one_pass.probe(), workers.alone(first=k == 0) if probe.gradient in own else nullcontext():
                     yield k
                 if scaling is not None:
                     scaling.unscale()
@@ -210,12 +238,18 @@ class FlatOptimizer(Optimizer):
                 self._adding = False
                 grads.stop()
                 self._excursion.home()
-        self._overflowed = scaling is not None and scaling.overflowed()
+        self._left_early = False
+        self._overflowed = scaling is not None and scaling.overflowed(workers if own_ascent else None)
         if self._overflowed:
             self._ready = True
             return
+        if self.noise == "per-worker":
+            dialogue.check_noiseless()
+        if own_ascent:
+            grads.average(dialogue.answered(), own, workers)
+            dialogue.forget()
         memory = freeze(dialogue.memory, everything)
-        factor = grads.answer(dialogue.answer, everything, in_closure and self._base_rescales())
+        factor = grads.answer(dialogue.answer, in_closure and self._base_rescales())
         if not (isinstance(factor, float) and factor == 1.0):
             scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)
             self.base.grad_scale = scale  # type: ignore[attr-defined]  # read by its fused kernel
@@ -223,15 +257,23 @@ class FlatOptimizer(Optimizer):
         self.steps += 1
         self._ready = True
 
+    def _noise_seed(self, workers: Workers) -> tuple[int, ...]:
+        if self.noise == "per-worker":
+            return (self.seed, self.steps, workers.rank)
+        if not self._seed_is_shared:
+            self.seed, self._seed_is_shared = workers.share(self.seed), True
+        return (self.seed, self.steps)
+
     def _scaling(self) -> Scaling | None:
         return Scaling(self.scaler, self) if self.scaler is not None and self.scaler.is_enabled() else None
 
-    def _perturbed(self, params: list[Tensor]) -> tuple[Scope, list[float] | None]:
+    def _perturbed(self, everything: Scope) -> tuple[Scope, list[float] | None]:
         """The parameters that probes move, and a factor for every parameter if any differs from one."""
         perturb = self._options("perturb", True)
         scales = self._options("radius_scale", 1.0)
-        moving = [i for i in range(len(params)) if perturb[i]]
-        return Scope(params, moving), scales if any(s != 1.0 for s in scales) else None
+        return everything.keep(i for i, moves in enumerate(perturb) if moves), scales if any(
+            s != 1.0 for s in scales
+        ) else None
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -246,6 +288,7 @@ class FlatOptimizer(Optimizer):
             getattr(self.base, "_step_supports_amp_scaling", False)
             and not self.base._optimizer_step_pre_hooks
             and not _global_optimizer_pre_hooks
+            and not any(is_sharded(p) for p in self._params())
             and all(group.get("fused") and not group.get("maximize") for group in self.param_groups)
             and all(p.dtype in (torch.float32, torch.bfloat16, torch.float16) for p in self._params())
         )
@@ -292,7 +335,7 @@ class FlatOptimizer(Optimizer):
         ours = state.pop("flatmin", {})
         self.base.load_state_dict(state)
         self.memory = to_devices(ours.get("memory", {}), self._params())
-        self.seed = ours.get("seed", self.seed)
+        self.seed, self._seed_is_shared = ours.get("seed", self.seed), False
         self.steps = ours.get("steps", 0)
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -301,7 +344,8 @@ class FlatOptimizer(Optimizer):
         """For copy and pickle; Optimizer's own would lose the base."""
         if self._excursion:
             self._abandon()
-        kept = ("base", "method", "model", "scaler", "same_dropout", "seed", "steps", "memory", "defaults")
+        options = ("base", "method", "model", "scaler", "same_dropout", "ascent", "noise")
+        kept = (*options, "seed", "steps", "memory", "defaults")
         return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -314,6 +358,8 @@ class FlatOptimizer(Optimizer):
         self._open = None
         self._ready = False
         self._overflowed = False
+        self._left_early = False
+        self._seed_is_shared = False
 
     def __repr__(self) -> str:
         return f"FlatOptimizer({self.method!r}, {self.base!r})"

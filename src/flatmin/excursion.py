@@ -35,7 +35,7 @@ class Excursion:
             scales: a factor for every parameter; None for one.
             done: gradients that nobody needs after this. One of them may become the copy of the weights.
         """
-        params = scope.params
+        params = scope.tensors
         factor, body = split(delta)
         length = factor.value(scope) if isinstance(factor, Number) else factor
         lent = _lent(params, done)

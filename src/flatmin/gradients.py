@@ -17,21 +17,24 @@ from torch.utils.hooks import RemovableHandle
 from flatmin.dialogue import Gradient, Probe, single
 from flatmin.excursion import owns_memory
 from flatmin.number import Number, Real
+from flatmin.shards import is_sharded
 from flatmin.space import Scope
 from flatmin.vector import Vec, pieces
+from flatmin.workers import Workers
 
 
 class Gradients:
     """The gradients of one step.
 
     Args:
-        params: every parameter of the optimizer.
+        scope: every parameter of the optimizer.
         maximize: for each, whether the base optimizer ascends. Methods see the negative gradient of such parameters:
             that of what is minimised.
     """
 
-    def __init__(self, params: Sequence[Tensor], maximize: Sequence[bool]):
-        self._params = params
+    def __init__(self, scope: Scope, maximize: Sequence[bool]):
+        params = scope.params
+        self._scope, self._params = scope, params
         self._ascending = [p for p, up in zip(params, maximize, strict=True) if up]
         self._touched = [False] * len(params)
         self._last: Gradient | None = None
@@ -71,7 +74,7 @@ class Gradients:
         self._negate()
         if probe.adds and self._last is not None:
             self._last.values = [None] * len(grads)  # it is part of the new gradient now
-        probe.gradient.values = grads
+        probe.gradient.values = self._scope.local(grads)
         self._last = probe.gradient
         self._touched = [t or g is not None for t, g in zip(self._touched, grads, strict=True)]
 
@@ -81,12 +84,23 @@ class Gradients:
             self._sum.stop()
             self._sum = None
 
-    def answer(self, direction: Vec, scope: Scope, leave_factor: bool) -> Real:
+    def average(self, answered: Sequence[Gradient], own: Sequence[Gradient], workers: Workers) -> None:
+        """Replace this worker's own gradients by the means over all workers, where the answer is made of them."""
+        for gradient in answered:
+            if gradient in own and not gradient.absent:
+                gradient.values = workers.average(gradient.values, self._params)
+        last = self._last
+        if last is not None and last in answered:
+            for p, g in zip(self._params, last.values, strict=True):
+                p.grad = g if p.grad is None else p.grad
+        # What the answer is not made of may be there on one worker and missing on another.
+        self._touched = [any(g.values[i] is not None for g in answered) for i in range(len(self._params))]
+
+    def answer(self, direction: Vec, leave_factor: bool) -> Real:
         """Put the direction into `p.grad`; parameters that no probe had a gradient for get none.
 
         Args:
             direction: what the method answered.
-            scope: all parameters.
             leave_factor: if the direction is a multiple of what is there already, do not multiply.
 
         Returns:
@@ -95,21 +109,21 @@ class Gradients:
         multiple = single(direction)
         factor: Real = 0.0
         if multiple is not None and multiple[1] is self._last:
-            factor = multiple[0].value(scope) if isinstance(multiple[0], Number) else multiple[0]
+            factor = multiple[0].value(self._scope) if isinstance(multiple[0], Number) else multiple[0]
         plain = isinstance(factor, float) and factor == 1.0
         left = leave_factor and not plain and not (isinstance(factor, float) and factor == 0.0)
         if not plain and not left:
-            self._evaluate(direction, scope)
+            self._evaluate(direction)
         self._negate()
         return factor if left else 1.0
 
-    def _evaluate(self, direction: Vec, scope: Scope) -> None:
+    def _evaluate(self, direction: Vec) -> None:
         for p, touched in zip(self._params, self._touched, strict=True):
             if touched and p.grad is None:
                 p.grad = torch.zeros_like(p)
-        grads = [p.grad for p in self._params]
+        grads = self._scope.local([p.grad for p in self._params])
         silent = set(range(len(grads)))
-        for block, piece in pieces(direction, scope, grads):
+        for block, piece in pieces(direction, self._scope, grads):
             targets = block.of(grads)
             if piece is None or targets is None:
                 continue
@@ -132,14 +146,14 @@ class _Sum:
     """The gradients present when a probe begins, to which those of its backward pass are added.
 
     Autograd adds, where the gradients have memory of their own. Those that live in a bucket of DDP's, which may build
-    its buckets anew at any forward pass, are put aside and added afterwards.
+    its buckets anew at any forward pass, are put aside and added afterwards; so are those that FSDP2 reduces.
     """
 
     def __init__(self, params: Sequence[Tensor]):
         self._zeroed = False
         self._watch: RemovableHandle | None = None
         self._kept = [(p, p.grad) for p in params if p.grad is not None]
-        if all(owns_memory(grad) for _, grad in self._kept):
+        if all(owns_memory(grad) and not is_sharded(grad) for _, grad in self._kept):
             self._look_at(*self._kept[0])
         else:
             self._kept = [(p, grad.clone()) for p, grad in self._kept]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flatmin.number import Number
-from flatmin.space import Scope
+from flatmin.space import Scope, Values
 from flatmin.vector import Tensors, Vec, pieces
 
 Frozen = dict[str, Any]
@@ -26,7 +26,7 @@ def thaw(frozen: Frozen, scope: Scope) -> dict[str, Any]:
         if isinstance(value, dict):
             return thaw(value, scope)
         if isinstance(value, list):  # parameters added since have no entry yet: they take no part
-            return Tensors(scope, value + [None] * (len(scope.params) - len(value)))
+            return Tensors(scope, scope.local(value + [None] * (len(scope.params) - len(value))))
         if isinstance(value, Tensor):
             return Number(lambda _: value)
         return value
@@ -73,16 +73,22 @@ def to_devices(frozen: Frozen, params: Sequence[Tensor]) -> Frozen:
 
 def _tensors(vec: Vec, scope: Scope) -> list[Tensor | None]:
     if type(vec) is Tensors:  # remembered before and not changed since
-        return list(vec.values)
+        return _wrapped(vec.values, scope)
     values: list[Tensor | None] = [None] * len(scope.params)
-    for block, piece in pieces(vec, scope, scope.params):
+    for block, piece in pieces(vec, scope, scope.tensors):
         if piece is None:
             continue
         for i, tensor in zip(block.indices, piece.tensors, strict=True):
             if values[i] is None:
-                values[i] = torch.empty_like(scope.params[i], dtype=tensor.dtype)
+                values[i] = torch.empty_like(scope.tensors[i], dtype=tensor.dtype)
         targets = block.of(values)
         assert targets is not None
         for target, tensor in zip(targets, piece.tensors, strict=True):
             target.copy_(tensor)  # dense from sparse, too
-    return values
+    return _wrapped(values, scope)
+
+
+def _wrapped(values: Values, scope: Scope) -> list[Tensor | None]:
+    """Sharded where the parameters are, so that checkpoints know whose part a tensor is."""
+    pairs = zip(values, scope.shards, strict=True)
+    return [v if v is None or shards is None else shards.wrap(v) for v, shards in pairs]

@@ -68,9 +68,14 @@ class Number(Node):
         """Compute and remember the value."""
         self.value(scope)
 
+    def forget(self) -> None:
+        """Compute the value anew when it is next needed, because what it depends on has changed."""
+        self._known.clear()
+
     def __float__(self) -> float:
         everything = next((node.scope for node in walk(self) if node.scope is not None), Scope((), ()))
-        return float(self.value(everything))
+        value = float(self.value(everything))
+        return value if everything.agree is None else everything.agree(value)
 
     def __bool__(self) -> bool:
         return float(self) != 0.0

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from flatmin.workers import Workers
+
 
 class Scaling:
     """The scaler's part in one step.
@@ -36,10 +38,17 @@ class Scaling:
         self._owners.append(owner)  # the scaler knows its optimizers by id: keep them alive
         self._scaler.unscale_(owner)
 
-    def overflowed(self) -> bool:
-        """Whether a gradient of any probe was not finite. Waits for the device, as `scaler.step` does."""
+    def overflowed(self, workers: Workers | None = None) -> bool:
+        """Whether a gradient of any probe was not finite. Waits for the device, as `scaler.step` does.
+
+        Args:
+            workers: those that unscaled gradients of their own, so that all of them skip the step and lower the scale.
+        """
         found = [self._scaler._per_optimizer_states[id(owner)]["found_inf_per_device"] for owner in self._owners]
-        return any(bool(value) for per_device in found for value in per_device.values())
+        flags = [flag for per_device in found for flag in per_device.values()]
+        if workers is not None:
+            workers.any(flags)
+        return any(bool(flag) for flag in flags)
 
 
 class _Groups:

@@ -9,12 +9,15 @@ operation and the next. So nothing here ever computes "all of δ". Expressions a
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from flatmin.shards import shards_of, total
 
 #: Elements of one block on a CPU: one megabyte of float32. Smaller blocks spend their time on calls, larger ones drop
 #: out of the cache.
@@ -67,20 +70,43 @@ class Scope:
     Args:
         params: every parameter of the optimizer, in the order of its groups.
         indices: the ones in scope.
+        agree: what processes with different gradients do with a number that is looked at, so that all see the same.
     """
 
-    def __init__(self, params: Sequence[Tensor], indices: Iterable[int]):
+    def __init__(self, params: Sequence[Tensor], indices: Iterable[int], agree: Callable[[float], float] | None = None):
         self.params = params
         self.indices = tuple(indices)
+        self.agree = agree
+        self.shards = shards_of(params)
+        #: What this process holds of every parameter: nearly always the parameter.
+        self.tensors: Sequence[Tensor] = self.local(params)  # type: ignore[assignment]  # no parameter is missing
         self.on_cpu = all(p.device.type == "cpu" for p in params)
         self._narrowed: dict[Select, Scope] = {}
+
+    def local(self, values: Values) -> list[Tensor | None]:
+        """What this process holds of one tensor per parameter, in the same memory."""
+        return [v if s is None or v is None else s.local(v) for v, s in zip(values, self.shards, strict=True)]
+
+    def total(self, parts: Iterable[tuple[Block, Any]]) -> Any:
+        """Add up one number per block; over all processes where they hold different parts. Zero if there is none."""
+        sums: dict[Any, Any] = {}
+        for block, value in parts:
+            shards = self.shards[block.indices[0]]
+            spread = None if shards is None else shards.spread
+            sums[spread] = sums[spread] + value if spread in sums else value
+        return sum(total(value, spread) for spread, value in sums.items())
 
     def only(self, select: Select) -> Scope:
         """The same scope without the parameters that `select` refuses."""
         if select not in self._narrowed:
-            kept = [i for i in self.indices if select(self.params[i])]
-            self._narrowed[select] = Scope(self.params, kept)
+            self._narrowed[select] = self.keep(i for i in self.indices if select(self.params[i]))
         return self._narrowed[select]
+
+    def keep(self, indices: Iterable[int]) -> Scope:
+        """The same scope with these parameters only."""
+        fewer = copy.copy(self)
+        fewer.indices, fewer._narrowed = tuple(indices), {}
+        return fewer
 
     def blocks(self, lists: Sequence[Values], selects: Sequence[Select] = (), *, cut: bool = True) -> list[Block]:
         """Cover the scope with blocks in which every list and every selector gives one answer for all parameters.
@@ -92,10 +118,11 @@ class Scope:
         """
         alike: dict[tuple[object, ...], list[int]] = {}
         for i in self.indices:
-            p = self.params[i]
+            p, shards = self.params[i], self.shards[i]
             present = tuple([_layout(v[i]) for v in lists])
             if any(present):
-                key = (p.device, p.dtype, present, tuple([select(p) for select in selects]))
+                spread = None if shards is None else shards.spread
+                key = (p.device, p.dtype, present, spread, tuple([select(p) for select in selects]))
                 alike.setdefault(key, []).append(i)
         blocks: list[Block] = []
         for indices in alike.values():
@@ -103,11 +130,11 @@ class Scope:
         return blocks
 
     def _pack(self, indices: list[int], lists: Sequence[Values], cut: bool) -> Iterable[Block]:
-        limit = CPU_BLOCK if self.params[indices[0]].device.type == "cpu" else DEVICE_BLOCK
+        limit = CPU_BLOCK if self.tensors[indices[0]].device.type == "cpu" else DEVICE_BLOCK
         pack: list[int] = []
         room = limit
         for i in indices:
-            size = self.params[i].numel()
+            size = self.tensors[i].numel()
             if cut and size > limit and all(_flat(v[i]) for v in lists):
                 cuts = Cuts(limit)
                 yield from (Block((i,), part, cuts) for part in range(math.ceil(size / limit)))

@@ -237,11 +237,21 @@ class Local(Pointwise):
 
     pointwise = False
 
-    def __init__(self, function: Callable[..., Tensor], *args: Vec):
-        def each(*lists: list[Tensor]) -> list[Tensor]:
-            return [self._call(function, *tensors) for tensors in zip(*lists, strict=True)]
-
-        super().__init__(each, *args)
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Call the function on every tensor of the block; on whole ones where processes hold parts of them."""
+        pieces = [arg.at(block, scope) for arg in self.args]
+        known = [piece.tensors for piece in pieces if piece is not None]
+        if len(known) < len(pieces):
+            return None
+        results = []
+        for i, tensors in zip(block.indices, zip(*known, strict=True), strict=True):
+            shards = scope.shards[i]
+            if shards is None:
+                results.append(self._call(self.function, *tensors))
+            else:
+                wholes = [shards.whole(t) for t in tensors]
+                results.append(shards.part(self._call(self.function, *wholes).expand_as(wholes[0])))
+        return Piece(results, fresh=True)
 
     @staticmethod
     def _call(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -323,13 +333,20 @@ def split(vec: Vec) -> tuple[float | Number, Vec]:
 def _length(vec: Vec, scope: Scope) -> Real:
     factor, body = split(vec)
     # Each piece is used up before the next is made: together they would be a whole-model temporary.
-    blocks = (_stored(piece.tensors) for _, piece in _pieces(body, scope) if piece is not None)
+    blocks = ((block, _stored(piece.tensors)) for block, piece in _pieces(body, scope) if piece is not None)
     if scope.on_cpu:
-        return abs(float(real(factor, scope))) * math.sqrt(sum(_squares(t) for tensors in blocks for t in tensors))
-    norms = [norm for tensors in blocks for norm in torch._foreach_norm(tensors)]
-    if not norms:
+        squares = scope.total((block, sum(map(_squares, tensors))) for block, tensors in blocks)
+        return abs(float(real(factor, scope))) * math.sqrt(squares)
+    lengths = [
+        (block, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))) for block, tensors in blocks
+    ]
+    if not lengths:
         return 0.0
-    together = torch.stack([norm.to(norms[0].device, non_blocking=True) for norm in norms])
+    device = lengths[0][1].device
+    if any(scope.shards):
+        squares = scope.total((block, length.to(device).double().square()) for block, length in lengths)
+        return squares.sqrt().float() * real(factor, scope)  # type: ignore[no-any-return]
+    together = torch.stack([length.to(device, non_blocking=True) for _, length in lengths])
     return torch.linalg.vector_norm(together * real(factor, scope))  # type: ignore[no-any-return]
 
 
@@ -351,14 +368,15 @@ def _squares(t: Tensor) -> float:
 
 def _inner(left: Vec, right: Vec, scope: Scope) -> Real:
     parts = [
-        (a.to_dense() * b.to_dense().conj()).sum().real if a.is_complex() else (a * b).sum()
-        for _, piece in _pieces(Pointwise(lambda a, b: list(zip(a, b, strict=True)), left, right), scope)
+        (block, (a.to_dense() * b.to_dense().conj()).sum().real if a.is_complex() else (a * b).sum())
+        for block, piece in _pieces(Pointwise(lambda a, b: list(zip(a, b, strict=True)), left, right), scope)
         if piece is not None
         for a, b in piece.tensors
     ]
     if scope.on_cpu or not parts:
-        return float(sum(part.item() for part in parts))
-    return torch.stack([part.to(parts[0].device, non_blocking=True) for part in parts]).sum()
+        return float(scope.total((block, part.item()) for block, part in parts))
+    device = parts[0][1].device
+    return scope.total((block, part.to(device, non_blocking=True)) for block, part in parts)  # type: ignore[no-any-return]
 
 
 def _rms(tensor: Tensor, per: str, mean: bool) -> Tensor:

@@ -61,7 +61,12 @@ class Noise(Vec):
         noise = []
         for i, t in zip(block.indices, piece.tensors, strict=True):
             digest = hashlib.blake2b(repr((*self.seed, i)).encode(), digest_size=7).digest()
-            noise.append(self.draw(torch.empty_like(t), generator.manual_seed(int.from_bytes(digest, "big"))))
+            generator.manual_seed(int.from_bytes(digest, "big"))
+            shards = scope.shards[i]
+            if shards is None:
+                noise.append(self.draw(torch.empty_like(t), generator))
+            else:  # the whole tensor's, so that it does not depend on the number of processes
+                noise.append(shards.part(self.draw(shards.empty(like=t), generator)))
         return Piece(noise, fresh=True)
 
 

@@ -1,0 +1,1 @@
+"""What runs in several processes: one module per kind of parallelism, and `launch`, which starts them."""

@@ -1,0 +1,65 @@
+"""Start the ranks of a scenario as real processes, and collect what they return.
+
+python -m distributed.launch MODULE FUNCTION RANK WORLD FOLDER runs one of them.
+"""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+TESTS = Path(__file__).parent.parent
+WORLD = 2
+
+
+def start(scenario, folder, world=WORLD, **environment):
+    """One process per rank of `scenario`, a function of a rank in a module of this package."""
+    module, function = scenario.__module__, scenario.__name__
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "distributed.launch", module, function, str(rank), str(world), str(folder)],
+            cwd=TESTS,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes, timeout):
+    """(exit code, stderr) of each; none of them outlives this call."""
+    try:
+        errors = [process.communicate(timeout=timeout)[1] for process in processes]
+        return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def run(scenario, folder, world=WORLD, timeout=250):
+    """What the scenario returned on each rank."""
+    for code, errors in finish(start(scenario, folder, world), timeout):
+        assert code == 0, errors
+    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def main():
+    module, function, folder = sys.argv[1], sys.argv[2], Path(sys.argv[5])
+    rank, world = int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
+    returned = getattr(importlib.import_module(module), function)(rank)
+    torch.save(returned, folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
