@@ -37,6 +37,8 @@ MAY_IMPORT = {
         "shards",
         "workers",
     },
+    "checkpoint": {"engine"},
+    "integrations": {"engine"},
     "methods": {"methods"},
     "papers": set(),
     "registry": {"dialogue", "methods", "papers"},

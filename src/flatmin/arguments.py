@@ -25,6 +25,11 @@ def check_arguments(base: object, method: object, model: object) -> None:
         raise TypeError(
             "base is LBFGS, which evaluates gradients itself; use a first-order one such as torch.optim.SGD"
         )
+    if any(getattr(p, "_fsdp_flattened", False) for group in base.param_groups for p in group["params"]):
+        raise TypeError(
+            "base has the flat parameters of FullyShardedDataParallel (FSDP1), which do not tell which process holds "
+            "what, so norms would be wrong; write torch.distributed.fsdp.fully_shard(net)"
+        )
     if isinstance(method, type):
         raise TypeError(f"method must be an instance, got the class {method.__name__}; write {method.__name__}()")
     if not callable(getattr(method, "direction", None)):

@@ -1,6 +1,6 @@
 """Start the ranks of a scenario as real processes, and collect what they return.
 
-python -m distributed.launch MODULE FUNCTION RANK WORLD FOLDER runs one of them.
+python -m distributed.launch MODULE FUNCTION RANK WORLD FOLDER [PATH ...] runs one of them.
 """
 
 import importlib
@@ -16,14 +16,17 @@ TESTS = Path(__file__).parent.parent
 WORLD = 2
 
 
-def start(scenario, folder, world=WORLD, **environment):
-    """One process per rank of `scenario`, a function of a rank in a module of this package."""
+def start(scenario, folder, *more, world=WORLD):
+    """One process per rank of `scenario`, a function in a module of this package.
+
+    It is called with the rank, and with `more`, which are paths.
+    """
     module, function = scenario.__module__, scenario.__name__
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "distributed.launch", module, function, str(rank), str(world), str(folder)],
+            [sys.executable, "-m", "distributed.launch", module, function, str(rank), str(world), str(folder), *more],
             cwd=TESTS,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", **environment},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -43,9 +46,9 @@ def finish(processes, timeout):
             process.wait()
 
 
-def run(scenario, folder, world=WORLD, timeout=250):
+def run(scenario, folder, *more, world=WORLD, timeout=250):
     """What the scenario returned on each rank."""
-    for code, errors in finish(start(scenario, folder, world), timeout):
+    for code, errors in finish(start(scenario, folder, *more, world=world), timeout):
         assert code == 0, errors
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
@@ -55,7 +58,7 @@ def main():
     rank, world = int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
-    returned = getattr(importlib.import_module(module), function)(rank)
+    returned = getattr(importlib.import_module(module), function)(rank, *map(Path, sys.argv[6:]))
     torch.save(returned, folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

@@ -18,6 +18,18 @@ METHODS = {
 }
 
 
+class Remembering:
+    """A method with all kinds of memory."""
+
+    def direction(self, w, memory):
+        g = yield
+        memory["t"] = memory.get("t", 0) + 1
+        inner = memory.setdefault("inner", {})
+        inner["m"] = 0.9 * inner["m"] + g if "m" in inner else g
+        inner["length"] = g.norm()
+        return (yield 0.1 * w.randn().unit()) + inner["m"]
+
+
 def network(dtype=torch.float64):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 10)).to(dtype)
