@@ -11,25 +11,17 @@ step, an exception, Ctrl-C or a loop left early, finds the way back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any, TypeAlias
-from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from flatmin.arguments import check_arguments, check_choice, check_group
-from flatmin.dialogue import Dialogue, Gradient, Method
-from flatmin.excursion import Excursion
-from flatmin.forward import OnePass
-from flatmin.gradients import Gradients
-from flatmin.memory import freeze, thaw, to_devices
-from flatmin.scaling import Scaling
-from flatmin.shards import is_sharded, reshard
-from flatmin.space import Scope
-from flatmin.weights import Weights
+from flatmin.dialogue import Method
+from flatmin.memory import to_devices
+from flatmin.step import Step
 from flatmin.workers import Workers
 
 Closure: TypeAlias = "Callable[[], Any]"
@@ -73,17 +65,8 @@ class FlatOptimizer(Optimizer):
         >>> opt.step()
     """
 
-    _excursion: Excursion
-    #: A probe is under way whose gradient autograd adds to the one before.
-    _adding: bool
-    #: The loop over probes that is under way, if any; a weak reference, so that dropping the loop ends it.
-    _open: ReferenceType[Generator[int, None, None]] | None
-    #: `p.grad` holds a direction.
-    _ready: bool
-    #: A gradient of the last loop over probes overflowed: the step is not to be taken.
-    _overflowed: bool
-    #: The last loop over probes did not reach its end.
-    _left_early: bool
+    #: The step that is under way, or over without the base's.
+    _step: Step | None
     #: The seed is that of the first process.
     _seed_is_shared: bool
     #: Tells GradScaler not to unscale, and to let us skip: see `scaling.py`.
@@ -149,13 +132,13 @@ class FlatOptimizer(Optimizer):
                     with torch.enable_grad():
                         value = closure()
                     loss = value if k == 0 else loss
-        if not self._ready:
+        step, self._step = self._step, None
+        if step is None or not step.ready:
             raise RuntimeError(
                 f"step() found no direction of {self.method!r}: p.grad holds a plain gradient or none. "
                 "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
             )
-        self._ready = False
-        if self._overflowed:
+        if step.overflowed:
             return loss
         try:
             self.base.step()
@@ -179,119 +162,29 @@ class FlatOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients: back to what they were when the probe began, which is nothing in most probes."""
-        if not self._adding:
+        if self._step is None or not self._step.adding:
             self.base.zero_grad(set_to_none)
 
-    def _begin(self, in_closure: bool) -> Generator[int, None, None]:
-        self._abandon()
-        if self._left_early:
-            Workers(self.model, self._params()).all_left()
-            self._left_early = False
-        turn = self._turn(in_closure)
-        self._open = ref(turn)
-        return turn
-
-    def _abandon(self) -> None:
-        """Close a loop over probes that was left early and is still held by somebody."""
-        turn = self._open() if self._open is not None else None
-        self._open, self._ready = None, False
-        if turn is not None:
-            turn.close()
-        self._excursion.home()  # does nothing, unless even the way back was interrupted
-
-    @torch.no_grad()
-    def _turn(self, in_closure: bool) -> Generator[int, None, None]:
-        """The conversation of one step, from the first request to the direction in `p.grad`."""
-        params = self._params()
-        workers = Workers(self.model, params)
-        own_ascent = self.ascent == "per-worker" and workers.have_own_gradients()
-        everything = Scope(params, range(len(params)), agree=workers.mean if own_ascent else None)
-        learning = [t if p.requires_grad else None for p, t in zip(params, everything.tensors, strict=True)]
-        seed = self._noise_seed(workers)
-        scaling = self._scaling()
-        dialogue = Dialogue(
-            self.method,
-            lambda: Weights(everything, learning, seed),
-            thaw(self.memory, everything),
-            may_add=scaling is None,  # scaled gradients must not be added to unscaled ones
-        )
-        one_pass = OnePass(self.model, self.same_dropout, {p.device for p in params})
-        grads = Gradients(everything, self._options("maximize", False))
-        own: list[Gradient] = []
-        self._left_early = True
-        for k, probe in enumerate(dialogue):
-            if own_ascent and not probe.final:
-                own.append(probe.gradient)
-            try:
-                if probe.delta is not None:
-                    self._excursion.go(probe.delta, *self._perturbed(everything), probe.done)
-                if any(everything.shards):
-                    reshard(self.model)
-                grads.begin(probe)
-                self._adding = probe.adds
-                with one_pass.probe(), workers.alone(first=k == 0) if probe.gradient in own else nullcontext():
-                    yield k
-                if scaling is not None:
-                    scaling.unscale()
-                grads.end(probe, f"probe {k} of {self.method!r}")
-            finally:
-                self._adding = False
-                grads.stop()
-                self._excursion.home()
-        self._left_early = False
-        self._overflowed = scaling is not None and scaling.overflowed(workers if own_ascent else None)
-        if self._overflowed:
-            self._ready = True
-            return
-        if self.noise == "per-worker":
-            dialogue.check_noiseless()
-        if own_ascent:
-            grads.average(dialogue.answered(), own, workers)
-            dialogue.forget()
-        memory = freeze(dialogue.memory, everything)
-        factor = grads.answer(dialogue.answer, in_closure and self._base_rescales())
-        if not (isinstance(factor, float) and factor == 1.0):
-            scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)
-            self.base.grad_scale = scale  # type: ignore[attr-defined]  # read by its fused kernel
-        self.memory = memory
-        self.steps += 1
-        self._ready = True
-
-    def _noise_seed(self, workers: Workers) -> tuple[int, ...]:
-        if self.noise == "per-worker":
-            return (self.seed, self.steps, workers.rank)
+    def share_seed(self, share: Callable[[int], int]) -> None:
+        """Let all processes have one seed, from the first step on. Called by the step."""
         if not self._seed_is_shared:
-            self.seed, self._seed_is_shared = workers.share(self.seed), True
-        return (self.seed, self.steps)
+            self.seed, self._seed_is_shared = share(self.seed), True
 
-    def _scaling(self) -> Scaling | None:
-        return Scaling(self.scaler, self) if self.scaler is not None and self.scaler.is_enabled() else None
+    def _begin(self, in_closure: bool) -> Generator[int, None, None]:
+        if self._step is not None:
+            self._step.abandon()
+            if self._step.left_early:
+                Workers(self.model, self._params()).all_left()
+        self._step = Step(self, in_closure)
+        return self._step.probes()
 
-    def _perturbed(self, everything: Scope) -> tuple[Scope, list[float] | None]:
-        """The parameters that probes move, and a factor for every parameter if any differs from one."""
-        perturb = self._options("perturb", True)
-        scales = self._options("radius_scale", 1.0)
-        return everything.keep(i for i, moves in enumerate(perturb) if moves), scales if any(
-            s != 1.0 for s in scales
-        ) else None
+    def _come_home(self) -> None:
+        """Leave a probe that is under way: checkpoints and copies show the weights where they belong."""
+        if self._step is not None and self._step.away:
+            self._step.abandon()
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
-
-    def _options(self, name: str, default: Any) -> list[Any]:
-        """A group option, once for every parameter."""
-        return [group.get(name, default) for group in self.param_groups for _ in group["params"]]
-
-    def _base_rescales(self) -> bool:
-        """Whether the base's fused kernel can take over a division of all gradients by one number."""
-        return (
-            getattr(self.base, "_step_supports_amp_scaling", False)
-            and not self.base._optimizer_step_pre_hooks
-            and not _global_optimizer_pre_hooks
-            and not any(is_sharded(p) for p in self._params())
-            and all(group.get("fused") and not group.get("maximize") for group in self.param_groups)
-            and all(p.dtype in (torch.float32, torch.bfloat16, torch.float16) for p in self._params())
-        )
 
     # -- an optimizer like any other ----------------------------------------------------------------------------------
 
@@ -315,8 +208,7 @@ class FlatOptimizer(Optimizer):
 
         There is no copy of the weights in it, and nothing but tensors, numbers, strings, lists and dicts.
         """
-        if self._excursion:
-            self._abandon()
+        self._come_home()
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state = self.base.state_dict()
@@ -327,8 +219,7 @@ class FlatOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class, or of a plain base optimizer (the method then starts afresh)."""
-        if self._excursion:
-            self._abandon()
+        self._come_home()
         state = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state = pre_hook(self, state) or state
@@ -342,8 +233,7 @@ class FlatOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle; Optimizer's own would lose the base."""
-        if self._excursion:
-            self._abandon()
+        self._come_home()
         options = ("base", "method", "model", "scaler", "same_dropout", "ascent", "noise")
         kept = (*options, "seed", "steps", "memory", "defaults")
         return {name: self.__dict__[name] for name in kept}
@@ -353,12 +243,7 @@ class FlatOptimizer(Optimizer):
         self._begin_at_home()
 
     def _begin_at_home(self) -> None:
-        self._excursion = Excursion()
-        self._adding = False
-        self._open = None
-        self._ready = False
-        self._overflowed = False
-        self._left_early = False
+        self._step = None
         self._seed_is_shared = False
 
     def __repr__(self) -> str:

@@ -1,0 +1,157 @@
+"""One step: from the first gradient that a method asks for to the direction in `p.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+from weakref import ReferenceType, ref
+
+import torch
+from torch.optim.optimizer import _global_optimizer_pre_hooks
+
+from flatmin.dialogue import Dialogue, Gradient
+from flatmin.excursion import Excursion
+from flatmin.forward import OnePass
+from flatmin.gradients import Gradients
+from flatmin.memory import freeze, thaw
+from flatmin.scaling import Scaling
+from flatmin.shards import reshard
+from flatmin.space import Scope
+from flatmin.weights import Weights
+from flatmin.workers import Workers
+
+if TYPE_CHECKING:
+    from flatmin.engine import FlatOptimizer
+
+
+class Step:
+    """One step of an optimizer, and how far it has come.
+
+    Args:
+        opt: the optimizer. Its settings are read; its memory, its count of steps and `p.grad` are written at the end.
+        in_closure: nobody looks at `p.grad` between the probes and the base's step.
+    """
+
+    def __init__(self, opt: FlatOptimizer, in_closure: bool):
+        self._opt = opt
+        self._in_closure = in_closure
+        self._excursion = Excursion()
+        self._loop: ReferenceType[Generator[int, None, None]] | None = None
+        self._begun = False
+        #: All probes have run; `p.grad` holds the direction unless a gradient overflowed.
+        self.ready = False
+        #: A gradient overflowed: the base's step is not to be taken.
+        self.overflowed = False
+        #: A probe is under way whose gradient autograd adds to the one before.
+        self.adding = False
+
+    @property
+    def away(self) -> bool:
+        """Whether the weights are somewhere else than they were before the step."""
+        return bool(self._excursion)
+
+    @property
+    def left_early(self) -> bool:
+        """Whether there was a first probe, but not all of them."""
+        return self._begun and not self.ready
+
+    def probes(self) -> Generator[int, None, None]:
+        """The loop over the probes. It is remembered, but not held: to drop the loop is to end it."""
+        loop = self._talk()
+        self._loop = ref(loop)
+        return loop
+
+    def abandon(self) -> None:
+        """Put the weights back, also if the loop was left early and is still held by somebody."""
+        loop = self._loop() if self._loop is not None else None
+        if loop is not None:
+            loop.close()
+        self._excursion.home()  # does nothing, unless even the way back was interrupted
+
+    @torch.no_grad()
+    def _talk(self) -> Generator[int, None, None]:
+        opt = self._opt
+        params = [p for group in opt.param_groups for p in group["params"]]
+        workers = Workers(opt.model, params)
+        own_ascent = opt.ascent == "per-worker" and workers.have_own_gradients()
+        everything = Scope(params, range(len(params)), agree=workers.mean if own_ascent else None)
+        learning = [t if p.requires_grad else None for p, t in zip(params, everything.tensors, strict=True)]
+        seed = self._noise_seed(workers)
+        scaling = Scaling(opt.scaler, opt) if opt.scaler is not None and opt.scaler.is_enabled() else None
+        dialogue = Dialogue(
+            opt.method,
+            lambda: Weights(everything, learning, seed),
+            thaw(opt.memory, everything),
+            may_add=scaling is None,  # scaled gradients must not be added to unscaled ones
+        )
+        one_pass = OnePass(opt.model, opt.same_dropout, {p.device for p in params})
+        grads = Gradients(everything, self._options("maximize", False))
+        own: list[Gradient] = []
+        self._begun = True
+        for k, probe in enumerate(dialogue):
+            if own_ascent and not probe.final:
+                own.append(probe.gradient)
+            try:
+                if probe.delta is not None:
+                    self._excursion.go(probe.delta, *self._perturbed(everything), probe.done)
+                if any(everything.shards):
+                    reshard(opt.model)
+                grads.begin(probe)
+                self.adding = probe.adds
+                with one_pass.probe(), workers.alone(first=k == 0) if probe.gradient in own else nullcontext():
+                    yield k
+                if scaling is not None:
+                    scaling.unscale()
+                grads.end(probe, f"probe {k} of {opt.method!r}")
+            finally:
+                self.adding = False
+                grads.stop()
+                self._excursion.home()
+        self.overflowed = scaling is not None and scaling.overflowed(workers if own_ascent else None)
+        if self.overflowed:
+            self.ready = True
+            return
+        if opt.noise == "per-worker":
+            dialogue.check_noiseless()
+        if own_ascent:
+            grads.average(dialogue.answered(), own, workers)
+            dialogue.forget()
+        memory = freeze(dialogue.memory, everything)
+        factor = grads.answer(dialogue.answer, self._in_closure and self._base_rescales(everything))
+        if not (isinstance(factor, float) and factor == 1.0):
+            scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)
+            opt.base.grad_scale = scale  # type: ignore[attr-defined]  # read by its fused kernel
+        opt.memory = memory
+        opt.steps += 1
+        self.ready = True
+
+    def _noise_seed(self, workers: Workers) -> tuple[int, ...]:
+        opt = self._opt
+        if opt.noise == "per-worker":
+            return (opt.seed, opt.steps, workers.rank)
+        opt.share_seed(workers.share)
+        return (opt.seed, opt.steps)
+
+    def _perturbed(self, everything: Scope) -> tuple[Scope, list[float] | None]:
+        """The parameters that probes move, and a factor for every parameter if any differs from one."""
+        perturb = self._options("perturb", True)
+        scales = self._options("radius_scale", 1.0)
+        moving = everything.keep(i for i, moves in enumerate(perturb) if moves)
+        return moving, scales if any(s != 1.0 for s in scales) else None
+
+    def _options(self, name: str, default: Any) -> list[Any]:
+        """A group option, once for every parameter."""
+        return [group.get(name, default) for group in self._opt.param_groups for _ in group["params"]]
+
+    def _base_rescales(self, everything: Scope) -> bool:
+        """Whether the base's fused kernel can take over a division of all gradients by one number."""
+        base = self._opt.base
+        return (
+            getattr(base, "_step_supports_amp_scaling", False)
+            and not base._optimizer_step_pre_hooks
+            and not _global_optimizer_pre_hooks
+            and not any(everything.shards)
+            and all(group.get("fused") and not group.get("maximize") for group in base.param_groups)
+            and all(p.dtype in (torch.float32, torch.bfloat16, torch.float16) for p in everything.params)
+        )
