@@ -766,3 +766,59 @@ def test_no_gradient_at_all_is_an_error():
         for _ in opt.probes():
             pass
     assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), before, strict=True))
+
+
+# -- gradients from before the step -----------------------------------------------------------------------------------
+
+
+def accumulate(problem, opt, clear=lambda: None):
+    """What frameworks do that accumulate: backward on the first half, and the second half in the closure."""
+    (problem.loss(slice(0, 8)) / 2).backward()
+
+    def closure():
+        clear()
+        (problem.loss(slice(8, 16)) / 2).backward()
+
+    opt.step(closure)
+
+
+def test_micro_batches_from_before_the_closure_are_not_lost_silently():
+    problem = Problem()
+    opt = problem.optimizer(flatmin.SAM())
+    before = problem.snapshot()
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="run all of them in the closure: every probe needs them"):
+            accumulate(problem, opt)
+        opt.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), before, strict=True))
+    problem.train(opt, 2)
+    opt.zero_grad()
+    with pytest.raises(RuntimeError, match="every probe needs them"):
+        accumulate(problem, opt)
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_closures_that_clear_what_was_there_before_are_fine(set_to_none):
+    for clear in ("opt", "weights"):
+        problem, other = Problem(), Problem()
+        opt = problem.optimizer(flatmin.SAM())
+        who = opt if clear == "opt" else problem.weights
+        if clear == "weights" and not set_to_none:
+            continue  # zeroed in place behind our back: no telling whether it was cleared
+        accumulate(problem, opt, clear=lambda who=who: who.zero_grad(set_to_none))
+
+        def closure(other=other):
+            (other.loss(slice(8, 16)) / 2).backward()
+
+        other.optimizer(flatmin.SAM()).step(closure)
+        assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), other.snapshot(), strict=True))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_closures_need_not_clear_what_the_step_before_left(fused):
+    problem, other = Problem(), Problem()
+    opt = problem.optimizer(flatmin.PUGD(), momentum=0.9, fused=fused)
+    for _ in range(3):
+        opt.step(lambda: problem.loss().backward())
+    expected = other.train(other.optimizer(flatmin.PUGD(), momentum=0.9, fused=fused), 3)
+    assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), expected, strict=True))

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "gradients": {"space", "number", "vector", "dialogue", "excursion", "shards", "workers"},
     "scaling": {"workers"},
     "arguments": set(),
+    "stray": set(),
     "step": {
         "dialogue",
         "excursion",
@@ -36,7 +37,7 @@ MAY_IMPORT = {
         "weights",
         "workers",
     },
-    "engine": {"arguments", "dialogue", "memory", "step", "workers"},
+    "engine": {"arguments", "dialogue", "memory", "step", "stray", "workers"},
     "checkpoint": {"engine"},
     "integrations": {"dialogue", "engine"},
     "methods": {"methods"},

@@ -22,6 +22,7 @@ from flatmin.arguments import check_arguments, check_choice, check_group
 from flatmin.dialogue import Method
 from flatmin.memory import to_devices
 from flatmin.step import Step
+from flatmin.stray import Leftover, Stray
 from flatmin.workers import Workers
 
 Closure: TypeAlias = "Callable[[], Any]"
@@ -67,6 +68,9 @@ class FlatOptimizer(Optimizer):
 
     #: The step that is under way, or over without the base's.
     _step: Step | None
+    #: What our last step left in `p.grad`, and a gradient that it did not leave there.
+    _leftover: Leftover
+    _stray: Stray | None
     #: The seed is that of the first process.
     _seed_is_shared: bool
     #: Tells GradScaler not to unscale, and to let us skip: see `scaling.py`.
@@ -118,7 +122,8 @@ class FlatOptimizer(Optimizer):
             What the closure returned at the first probe; None without a closure.
 
         Raises:
-            RuntimeError: there is neither a closure nor a finished `probes()` loop. The weights are untouched.
+            RuntimeError: there is neither a closure nor a finished `probes()` loop; or gradients of other micro-batches
+                would be lost. The weights are untouched.
         """
         loss = None
         if getattr(self, "grad_scale", None) is not None:  # set by GradScaler.step, for gradients still scaled
@@ -126,24 +131,36 @@ class FlatOptimizer(Optimizer):
                 "GradScaler.step met scaled gradients. Write FlatOptimizer(base, method, scaler=scaler), then "
                 "scaler.step(opt) after the loop over probes, or opt.step(closure) without scaler.step"
             )
-        if closure is not None:
-            with closing(self._begin(in_closure=True)) as turn:
-                for k in turn:
-                    with torch.enable_grad():
-                        value = closure()
-                    loss = value if k == 0 else loss
-        step, self._step = self._step, None
-        if step is None or not step.ready:
-            raise RuntimeError(
-                f"step() found no direction of {self.method!r}: p.grad holds a plain gradient or none. "
-                "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
-            )
-        if step.overflowed:
-            return loss
         try:
-            self.base.step()
+            if closure is not None:
+                loss = self._evaluate(closure)
+            step, self._step = self._step, None
+            if step is None or not step.ready:
+                raise RuntimeError(
+                    f"step() found no direction of {self.method!r}: p.grad holds a plain gradient or none. "
+                    "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
+                )
+            if not step.overflowed:
+                self.base.step()
         finally:
             self.base.grad_scale = None  # type: ignore[attr-defined]  # GradScaler sets it, too
+            self._leftover.note(self._params())
+        return loss
+
+    def _evaluate(self, closure: Closure) -> Any:
+        """Call the closure at every probe; what it returned at the first."""
+        loss = None
+        self._stray = self._leftover.stray(self._params())
+        with closing(self._begin(in_closure=True)) as probes:
+            for k in probes:
+                if self._stray is not None:
+                    self._stray.show()
+                with torch.enable_grad():
+                    value = closure()
+                if self._stray is not None:
+                    self._stray.check()
+                self._stray = None
+                loss = value if k == 0 else loss
         return loss
 
     def probes(self) -> Generator[int, None, None]:
@@ -162,6 +179,7 @@ class FlatOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients: back to what they were when the probe began, which is nothing in most probes."""
+        self._stray = None
         if self._step is None or not self._step.adding:
             self.base.zero_grad(set_to_none)
 
@@ -244,6 +262,7 @@ class FlatOptimizer(Optimizer):
 
     def _begin_at_home(self) -> None:
         self._step = None
+        self._leftover, self._stray = Leftover(), None
         self._seed_is_shared = False
 
     def __repr__(self) -> str:
