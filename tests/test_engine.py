@@ -822,3 +822,25 @@ def test_closures_need_not_clear_what_the_step_before_left(fused):
         opt.step(lambda: problem.loss().backward())
     expected = other.train(other.optimizer(flatmin.PUGD(), momentum=0.9, fused=fused), 3)
     assert all(torch.equal(a, b) for a, b in zip(problem.snapshot(), expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "replayable"),
+    [
+        (flatmin.PUGD(), True),
+        (flatmin.ASAM(), True),
+        (flatmin.SymmetricNoise(), False),
+        (flatmin.Every(flatmin.SAM(), k=2), False),
+    ],
+    ids=repr,
+)
+def test_a_cuda_graph_of_what_does_not_repeat_itself_is_refused(monkeypatch, method, replayable):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    problem = Problem()
+    opt = problem.optimizer(method)
+    if replayable:
+        problem.train(opt, 1)
+    else:
+        with pytest.raises(RuntimeError, match="every replay of a CUDA graph"):
+            problem.train(opt, 1)

@@ -88,6 +88,7 @@ class Dialogue:
 
     def __init__(self, method: Method, weights: Callable[[], Weights], memory: Memory, *, may_add: bool = True):
         self._method, self._weights, self._before, self._may_add = method, weights, memory, may_add
+        self._w: Weights
         self.answer: Vec
         self.memory: Memory = {}
 
@@ -103,7 +104,7 @@ class Dialogue:
         """Run the generator; the receiver fills each gradient in at once, or, in a rehearsal, not at all."""
         name = type(self._method).__name__
         self.memory = _copy(self._before)
-        w = self._weights()
+        self._w = w = self._weights()
         talk = self._method.direction(w, self.memory)
         if not isinstance(talk, Generator):
             raise TypeError(
@@ -162,6 +163,18 @@ class Dialogue:
             raise RuntimeError(
                 f"the direction of {self._method!r} contains noise, so the workers' weights would drift apart; "
                 "write noise='shared'"
+            )
+
+    def check_replayable(self) -> None:
+        """Refuse what a CUDA graph would repeat instead of continue: noise, and memory.
+
+        Raises:
+            RuntimeError: the method drew noise or remembers something.
+        """
+        if self._w.draws or self.memory:
+            raise RuntimeError(
+                f"{self._method!r} draws noise or remembers something, which every replay of a CUDA graph would "
+                "repeat; capture forward and backward only, or use a method without both, such as flatmin.PUGD()"
             )
 
     def forget(self) -> None:

@@ -114,6 +114,8 @@ class Step:
             return
         if opt.noise == "per-worker":
             dialogue.check_noiseless()
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            dialogue.check_replayable()
         if own_ascent:
             grads.average(dialogue.answered(), own, workers)
             dialogue.forget()

@@ -24,7 +24,8 @@ class Weights(Tensors):
     def __init__(self, scope: Scope, values: Values, seed: tuple[int, ...]):
         super().__init__(scope, values)
         self._seed = seed
-        self._draws = 0
+        #: How many noises were drawn.
+        self.draws = 0
 
     def randn(self) -> Vec:
         """Independent standard normal noise.
@@ -39,8 +40,8 @@ class Weights(Tensors):
         return self._noise(_signs)
 
     def _noise(self, draw: Callable[[Tensor, torch.Generator], Tensor]) -> Vec:
-        self._draws += 1
-        return Noise(self, draw, (*self._seed, self._draws))
+        self.draws += 1
+        return Noise(self, draw, (*self._seed, self.draws))
 
 
 class Noise(Vec):
