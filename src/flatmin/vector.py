@@ -335,7 +335,7 @@ def _length(vec: Vec, scope: Scope) -> Real:
     # Each piece is used up before the next is made: together they would be a whole-model temporary.
     blocks = ((block, _stored(piece.tensors)) for block, piece in _pieces(body, scope) if piece is not None)
     if scope.on_cpu:
-        squares = scope.total((block, sum(map(_squares, tensors))) for block, tensors in blocks)
+        squares = scope.total((block, _squares(t)) for block, tensors in blocks for t in tensors)
         return abs(float(real(factor, scope))) * math.sqrt(squares)
     lengths = [
         (block, torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tensors)))) for block, tensors in blocks
