@@ -90,7 +90,7 @@ class Step:
         own: list[Gradient] = []
         self._begun = True
         for k, probe in enumerate(dialogue):
-            if own_ascent and not probe.final:
+            if own_ascent and not (probe.final and workers.reduce_in_backward):
                 own.append(probe.gradient)
             try:
                 if probe.delta is not None:

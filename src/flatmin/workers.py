@@ -86,6 +86,14 @@ class Workers:
             )
         return self.several
 
+    @property
+    def reduce_in_backward(self) -> bool:
+        """Whether DDP can reduce a gradient after backward passes under `no_sync` whose gradients were not kept.
+
+        Where it looks for unused parameters it also looks for the gradients of those that only those passes used.
+        """
+        return self._ddp is not None and not self._ddp.find_unused_parameters
+
     def alone(self, first: bool) -> AbstractContextManager[None]:
         """Around forward and backward: gradients stay this worker's own.
 

@@ -149,17 +149,21 @@ def gated(rank):
 
 
 class Lopsided(nn.Module):
-    """A layer that only rank 1 uses, one that nobody uses."""
+    """A layer that only rank 1 uses, one that it uses in first probes only, one that nobody uses."""
 
     def __init__(self, rank):
         super().__init__()
         torch.manual_seed(0)
-        self.rank = rank
-        self.shared, self.extra, self.unused = (nn.Linear(64, 10).double() for _ in range(3))
+        self.rank, self.passes = rank, 0
+        self.shared, self.extra, self.early, self.unused = (nn.Linear(64, 10).double() for _ in range(4))
 
     def forward(self, x):
-        y = self.shared(x.flatten(1))
-        return y + self.extra(x.flatten(1)) if self.rank == 1 else y
+        x = x.flatten(1)
+        y = self.shared(x)
+        self.passes += 1
+        if self.rank == 0:
+            return y
+        return y + self.extra(x) + (self.early(x) if self.passes % 2 else 0)
 
 
 def lopsided(rank):

@@ -48,8 +48,8 @@ def finish(processes, timeout):
 
 def run(scenario, folder, *more, world=WORLD, timeout=250):
     """What the scenario returned on each rank."""
-    for code, errors in finish(start(scenario, folder, *more, world=world), timeout):
-        assert code == 0, errors
+    ended = finish(start(scenario, folder, *more, world=world), timeout)
+    assert all(code == 0 for code, _ in ended), "\n".join(errors for _, errors in ended)
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(world)]
 
 

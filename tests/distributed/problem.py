@@ -5,6 +5,17 @@ from torch import nn
 
 import flatmin
 
+
+class Lengths:
+    """A number of the first gradient, in the perturbation and in the answer."""
+
+    def direction(self, w, memory):
+        g = yield
+        length = g.norm()
+        g_s = yield 0.1 * g / length
+        return g_s * length
+
+
 METHODS = {
     "plain": flatmin.Plain(),
     "ugd": flatmin.UGD(),
@@ -15,6 +26,7 @@ METHODS = {
     "s-sgd": flatmin.SymmetricNoise(),
     "channel-pugd": flatmin.ChannelDirected(flatmin.PUGD(), metric="h1", lam=0.01),
     "every-2-sam": flatmin.Every(flatmin.SAM(0.1), k=2),
+    "lengths": Lengths(),
 }
 
 
