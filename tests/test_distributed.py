@@ -178,8 +178,9 @@ def test_a_step_that_all_workers_left_is_as_if_it_had_not_been(ranks):
 
 
 def test_what_cannot_be_right_is_refused(ranks):
-    alone, noisy = ranks[1]["refused"]
-    assert "model=DistributedDataParallel(net), ascent='per-worker'" in alone
+    ascent, noise, noisy = ranks[1]["refused"]
+    assert "model=DistributedDataParallel(net), ascent='per-worker'" in ascent
+    assert "model=DistributedDataParallel(net), noise='per-worker'" in noise
     assert "write noise='shared'" in noisy
 
 

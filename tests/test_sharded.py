@@ -64,9 +64,10 @@ def test_tensor_parallelism(ranks):
     close(ranks[0]["tensor parallel"], train(net, optimizer(net, METHODS["pugd"]), 10))
 
 
-def test_per_worker_ascent_and_fsdp1_are_refused(ranks):
-    per_worker, *fsdp1 = ranks[0]["refused"]
-    assert "sharded parameters (fully_shard, DTensor) never have any" in per_worker
+def test_per_worker_modes_and_fsdp1_are_refused(ranks):
+    ascent, noise, *fsdp1 = ranks[0]["refused"]
+    assert "sharded parameters (fully_shard, DTensor) are one set; leave ascent out" in ascent
+    assert "sharded parameters (fully_shard, DTensor) are one set; leave noise out" in noise
     assert len(fsdp1) == 2 and all("fully_shard(net)" in message for message in fsdp1)
 
 

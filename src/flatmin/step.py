@@ -74,7 +74,7 @@ class Step:
         opt = self._opt
         params = [p for group in opt.param_groups for p in group["params"]]
         workers = Workers(opt.model, params)
-        own_ascent = opt.ascent == "per-worker" and workers.have_own_gradients()
+        own_ascent = opt.ascent == "per-worker" and workers.differ("ascent")
         everything = Scope(params, range(len(params)), agree=workers.mean if own_ascent else None)
         learning = [t if p.requires_grad else None for p, t in zip(params, everything.tensors, strict=True)]
         seed = self._noise_seed(workers)
@@ -130,7 +130,7 @@ class Step:
 
     def _noise_seed(self, workers: Workers) -> tuple[int, ...]:
         opt = self._opt
-        if opt.noise == "per-worker":
+        if opt.noise == "per-worker" and workers.differ("noise"):
             return (opt.seed, opt.steps, workers.rank)
         opt.share_seed(workers.share)
         return (opt.seed, opt.steps)

@@ -68,21 +68,24 @@ class Workers:
         """Whether there is more than one."""
         return self.size > 1
 
-    def have_own_gradients(self) -> bool:
-        """Whether each worker can compute gradients that are not reduced; False if there is only one.
+    def differ(self, option: str) -> bool:
+        """Whether workers can do something each in its own way; False if there is only one.
+
+        Args:
+            option: the name of what they would do.
 
         Raises:
             RuntimeError: there are several processes, but no DistributedDataParallel model among them that we know of.
         """
         if self._ddp is None and self._groups:
             raise RuntimeError(
-                "ascent='per-worker' needs gradients that are not reduced yet, and sharded parameters (fully_shard, "
-                "DTensor) never have any; write ascent='synchronised', or use DistributedDataParallel"
+                f"{option}='per-worker' needs workers with weights and gradients of their own, and sharded parameters "
+                f"(fully_shard, DTensor) are one set; leave {option} out, or use DistributedDataParallel"
             )
         if self._ddp is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             raise RuntimeError(
-                "ascent='per-worker' needs the DistributedDataParallel module; write "
-                "FlatOptimizer(base, method, model=DistributedDataParallel(net), ascent='per-worker')"
+                f"{option}='per-worker' needs the DistributedDataParallel module; write "
+                f"FlatOptimizer(base, method, model=DistributedDataParallel(net), {option}='per-worker')"
             )
         return self.several
 

@@ -213,6 +213,7 @@ def refused(rank):
     messages = []
     for model, options in (
         (network(), {"ascent": "per-worker"}),
+        (network(), {"noise": "per-worker"}),
         (parallel(network()), {"noise": "per-worker", "method": NoiseInTheAnswer()}),
     ):
         opt = optimizer(model, options.pop("method", flatmin.SAM()), **options)

@@ -153,10 +153,10 @@ def load(rank, folder):
 def refused(rank):
     messages = []
     net = shard(network())
-    opt = optimizer(net, flatmin.SAM(), ascent="per-worker")
     fsdp1 = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), use_orig_params=True)
     for act in (
-        lambda: step(net, opt, 0, rank),
+        lambda: step(net, optimizer(net, flatmin.SAM(), ascent="per-worker"), 0, rank),
+        lambda: step(net, optimizer(net, flatmin.SymmetricNoise(), noise="per-worker"), 0, rank),
         lambda: optimizer(fsdp1, flatmin.SAM()),
         lambda: optimizer(fsdp1, flatmin.SAM(), model=None),
     ):
