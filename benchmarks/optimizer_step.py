@@ -78,13 +78,17 @@ class Stage:
 
     @torch.no_grad()
     def backward(self) -> None:
-        """Leave gradients as autograd does."""
+        """Leave gradients as autograd does, which calls hooks before and after."""
         start = time.perf_counter()
         for p, g in zip(self.params, self.gradient, strict=True):
+            for hook in list((p._backward_hooks or {}).values()):
+                hook(g)
             if p.grad is None:
                 p.grad = g.clone()
             else:
                 p.grad.add_(g)
+            for hook in list((p._post_accumulate_grad_hooks or {}).values()):
+                hook(p)
         self.seconds += time.perf_counter() - start
 
     def clear(self) -> None:

@@ -147,13 +147,13 @@ def test_micro_batches_equal_the_whole_batch(ranks, ascent):
     close(ranks[0]["micro-batches"][f"{ascent} 4"], ranks[0]["micro-batches"][f"{ascent} 1"])
 
 
-@pytest.mark.parametrize("name", ["sam", "pugd", "s-sgd"])
+@pytest.mark.parametrize("name", ["sign", *METHODS])
 def test_an_overflow_on_one_worker_skips_the_step_on_all(ranks, name):
     assert [rank["overflow"][name] for rank in ranks] == [[512.0, 0, True]] * 2
 
 
 @pytest.mark.parametrize("ascent", ASCENTS)
-@pytest.mark.parametrize("name", ["sam", "pugd"])
+@pytest.mark.parametrize("name", ["pugd", "sam", "unit-sam"])
 def test_parameters_that_only_some_workers_use(ranks, name, ascent):
     first, second = (rank["lopsided"][f"{name} {ascent}"] for rank in ranks)
     assert same(first, second)

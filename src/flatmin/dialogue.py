@@ -63,6 +63,7 @@ class Probe:
         delta: where, relative to the weights; None at the weights themselves.
         gradient: the leaf that receives it.
         adds: leave the previous gradient in `p.grad`, so that this one is added to it.
+        added: the next gradient will be added to this one.
         done: the earlier gradients that nobody needs once `delta` is known; their memory may be reused.
         final: nothing but the answer, or the memory, is made of this gradient, and it is not part of a sum in `p.grad`.
     """
@@ -70,6 +71,7 @@ class Probe:
     delta: Vec | None
     gradient: Gradient
     adds: bool = False
+    added: bool = False
     done: tuple[Gradient, ...] = ()
     final: bool = False
 
@@ -146,8 +148,8 @@ class Dialogue:
             held = [g for g in held if id(g) in used] + [probe.gradient]
         for k, probe in enumerate(probes):
             wanted = {id(node) for p in probes[k + 1 :] if p.delta is not None for node in walk(p.delta)}
-            summed = probe.adds or any(p.adds for p in probes[k + 1 : k + 2])
-            probe.final = not summed and id(probe.gradient) not in wanted
+            probe.added = any(p.adds for p in probes[k + 1 : k + 2])
+            probe.final = not (probe.adds or probe.added) and id(probe.gradient) not in wanted
 
     def answered(self) -> list[Gradient]:
         """The gradients that the answer and the memory are made of."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,8 @@ class FlatOptimizer(Optimizer):
     _stray: Stray | None
     #: The seed is that of the first process.
     _seed_is_shared: bool
+    #: Frameworks wrap an optimizer in a class derived from its own: in what that inherits, `self` is the wrapper.
+    _itself: ReferenceType[FlatOptimizer]
     #: Tells GradScaler not to unscale, and to let us skip: see `scaling.py`.
     _step_supports_amp_scaling = True
 
@@ -116,7 +119,8 @@ class FlatOptimizer(Optimizer):
 
         Args:
             closure: clears the gradients, runs forward and backward, returns the loss: torch's own contract. It is
-                called once per gradient the method asks for. Without it, `probes()` must have run.
+                called once per gradient the method asks for. Without it, `probes()` must have run. After `probes()` a
+                closure is called once, without autograd, and may change the direction in `p.grad`.
 
         Returns:
             What the closure returned at the first probe; None without a closure.
@@ -132,16 +136,22 @@ class FlatOptimizer(Optimizer):
                 "scaler.step(opt) after the loop over probes, or opt.step(closure) without scaler.step"
             )
         try:
-            if closure is not None:
+            if closure is not None and self._step is not None and self._step.ready:
+                # Frameworks pass one all the same, for what belongs to a step beside gradients: Lightning clips in it.
+                with torch.no_grad():  # one that means to run backward fails
+                    loss = closure()
+            elif closure is not None:
                 loss = self._evaluate(closure)
             step, self._step = self._step, None
             if step is None or not step.ready:
                 raise RuntimeError(
                     f"step() found no direction of {self.method!r}: p.grad holds a plain gradient or none. "
-                    "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step()"
+                    "Run forward and backward inside `for _ in opt.probes():`, or pass a closure to step(). "
+                    "In Hugging Face's Trainer, use flatmin.integrations.transformers.FlatTrainer"
                 )
             if not step.overflowed:
                 self.base.step()
+                self.memory, self.steps = step.memory, self.steps + 1
         finally:
             self.base.grad_scale = None  # type: ignore[attr-defined]  # GradScaler sets it, too
             self._leftover.note(self._params())
@@ -175,11 +185,15 @@ class FlatOptimizer(Optimizer):
         Raises:
             RuntimeError: the body left no gradient, or zeroed in place the gradients it should add to.
         """
+        self = self._itself() or self
         return self._begin(in_closure=False)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients: back to what they were when the probe began, which is nothing in most probes."""
+        self = self._itself() or self
         self._stray = None
+        if self._step is not None and self._step.ready:
+            self._step = None  # the direction is gone
         if self._step is None or not self._step.adding:
             self.base.zero_grad(set_to_none)
 
@@ -237,6 +251,7 @@ class FlatOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class, or of a plain base optimizer (the method then starts afresh)."""
+        self = self._itself() or self
         self._come_home()
         state = dict(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -261,6 +276,7 @@ class FlatOptimizer(Optimizer):
         self._begin_at_home()
 
     def _begin_at_home(self) -> None:
+        self._itself = ref(self)
         self._step = None
         self._leftover, self._stray = Leftover(), None
         self._seed_is_shared = False

@@ -9,6 +9,7 @@ zeroes in place is noticed before the sum is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from flatmin.shards import is_sharded
 from flatmin.space import Scope
 from flatmin.vector import Vec, pieces
 from flatmin.workers import Workers
+
+#: Layouts whose memory can be told.
+_KNOWN = (torch.strided, torch.sparse_coo)
 
 
 class Gradients:
@@ -39,12 +43,15 @@ class Gradients:
         self._touched = [False] * len(params)
         self._last: Gradient | None = None
         self._sum: _Sum | None = None
+        self._arrival: _Arrival | None = None
 
     def begin(self, probe: Probe) -> None:
         """Make `p.grad` ready for a backward pass."""
         if probe.adds:
+            intact = self._arrival is not None and self._arrival.intact()
             self._negate()  # autograd will add the gradient of the objective
-            self._sum = _Sum(self._params)
+            self._sum = _Sum(self._params, intact)
+            self._arrival = _Arrival(self._params) if probe.added else None
             return
         if self._last is not None and self._last not in probe.done:
             # Gradients that share memory with others, as in DDP's buckets, do not outlive the next backward pass.
@@ -53,6 +60,19 @@ class Gradients:
             gradient.values = None
         for p in self._params:
             p.grad = None
+        self._arrival = _Arrival(self._params) if probe.added else None
+
+    def separate(self) -> None:
+        """Give every gradient memory of its own: autograd hands one tensor to both parameters of a sum of views."""
+        seen: set[int] = set()
+        grads = [p.grad for p in self._params]
+        for p, grad, local in zip(self._params, grads, self._scope.local(grads), strict=True):
+            if grad is None or local is None or not local.numel() or local.layout not in _KNOWN:
+                continue
+            start = (local._values() if local.is_sparse else local).data_ptr()
+            if start in seen:
+                p.grad = grad.clone()
+            seen.add(start)
 
     def end(self, probe: Probe, name: str) -> None:
         """Hand the gradients that the body of the probe left to the method.
@@ -80,6 +100,8 @@ class Gradients:
 
     def stop(self) -> None:
         """Forget a sum that was not completed."""
+        if self._arrival is not None:
+            self._arrival.stop()
         if self._sum is not None:
             self._sum.stop()
             self._sum = None
@@ -146,40 +168,74 @@ class _Sum:
     """The gradients present when a probe begins, to which those of its backward pass are added.
 
     Autograd adds, where the gradients have memory of their own. Those that live in a bucket of DDP's, which may build
-    its buckets anew at any forward pass, are put aside and added afterwards; so are those that FSDP2 reduces.
+    its buckets anew at any forward pass, are put aside and added afterwards. So are those that FSDP2 reduces, and those
+    that were changed after their backward pass: where a closure clips, it must clip the next gradient, not the sum.
     """
 
-    def __init__(self, params: Sequence[Tensor]):
+    def __init__(self, params: Sequence[Tensor], intact: bool):
         self._zeroed = False
         self._watch: RemovableHandle | None = None
         self._kept = [(p, p.grad) for p in params if p.grad is not None]
-        if all(owns_memory(grad) and not is_sharded(grad) for _, grad in self._kept):
-            self._look_at(*self._kept[0])
-        else:
+        self._aside = not (intact and all(owns_memory(grad) and not is_sharded(grad) for _, grad in self._kept))
+        if self._aside:
             self._kept = [(p, grad.clone()) for p, grad in self._kept]
             for p, _ in self._kept:
                 p.grad = None
+        else:
+            self._look_at(*self._kept[0])
 
     def _look_at(self, p: Tensor, grad: Tensor) -> None:
-        version = grad._version
+        self._looked_at = p, grad, grad._version
+        self._watch = p.register_hook(self._look)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
-        def look(_: Tensor) -> None:
-            # The gradient that arrives has not been added yet: whoever wrote into p.grad, it was not autograd.
-            self._zeroed = p.grad is grad and grad._version != version
-            self.stop()
-
-        self._watch = p.register_hook(look)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    def _look(self, _: Tensor | None = None) -> None:
+        # No gradient has been added yet: whoever wrote into p.grad, it was not autograd.
+        p, grad, version = self._looked_at
+        self._zeroed = p.grad is grad and grad._version != version
+        self.stop()
 
     def complete(self) -> bool:
         """Add the kept gradients to those that did not start from them; False if there is nothing left to add."""
-        self.stop()
+        if self._watch is not None:  # no gradient arrived there
+            self._look()
         for p, grad in self._kept:
             if p.grad is None:
                 p.grad = grad
-            elif p.grad is not grad and not p.grad.requires_grad:  # with create_graph autograd made the sum itself
-                p.grad = p.grad + grad if p.grad.is_sparse else p.grad.add_(grad)
+            elif p.grad is not grad and (self._aside or not p.grad.requires_grad):
+                # Otherwise autograd made the sum itself, not in place, as it does with create_graph.
+                p.grad = p.grad + grad if p.grad.is_sparse or p.grad.requires_grad else p.grad.add_(grad)
         return not self._zeroed
 
     def stop(self) -> None:
         if self._watch is not None:
             self._watch.remove()
+            self._watch = None
+
+
+class _Arrival:
+    """Whether gradients are as the backward pass left them, judged by the first and the last parameter.
+
+    One of them has a gradient as a rule. If not, nothing is known, and it is right to assume the worst.
+    """
+
+    def __init__(self, params: Sequence[Tensor]):
+        learning = [p for p in params if p.requires_grad and p.is_leaf]
+        self._seen: dict[int, tuple[ReferenceType[Tensor], int]] = {}
+        self._watches: list[RemovableHandle] = [
+            p.register_post_accumulate_grad_hook(self._note)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for p in {*learning[:1], *learning[-1:]}
+        ]
+
+    def _note(self, p: Tensor) -> None:
+        if p.grad is not None:
+            self._seen[id(p)] = ref(p.grad), p.grad._version
+
+    def intact(self) -> bool:
+        """False if somebody may have written into the gradients after they arrived."""
+        now = [(grad(), version) for grad, version in self._seen.values()]
+        return bool(now) and all(grad is not None and grad._version == version for grad, version in now)
+
+    def stop(self) -> None:
+        """Stop watching, and remember what was seen."""
+        while self._watches:
+            self._watches.pop().remove()

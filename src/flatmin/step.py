@@ -29,7 +29,7 @@ class Step:
     """One step of an optimizer, and how far it has come.
 
     Args:
-        opt: the optimizer. Its settings are read; its memory, its count of steps and `p.grad` are written at the end.
+        opt: the optimizer. Nothing of it is written but `p.grad`.
         in_closure: nobody looks at `p.grad` between the probes and the base's step.
     """
 
@@ -45,6 +45,8 @@ class Step:
         self.overflowed = False
         #: A probe is under way whose gradient autograd adds to the one before.
         self.adding = False
+        #: What the method remembers if the base takes its step.
+        self.memory: dict[str, Any] = {}
 
     @property
     def away(self) -> bool:
@@ -101,6 +103,7 @@ class Step:
                 self.adding = probe.adds
                 with one_pass.probe(), workers.alone(first=k == 0) if probe.gradient in own else nullcontext():
                     yield k
+                grads.separate()
                 if scaling is not None:
                     scaling.unscale()
                 grads.end(probe, f"probe {k} of {opt.method!r}")
@@ -119,13 +122,11 @@ class Step:
         if own_ascent:
             grads.average(dialogue.answered(), own, workers)
             dialogue.forget()
-        memory = freeze(dialogue.memory, everything)
+        self.memory = freeze(dialogue.memory, everything)
         factor = grads.answer(dialogue.answer, self._in_closure and self._base_rescales(everything))
         if not (isinstance(factor, float) and factor == 1.0):
             scale = torch.as_tensor(1.0 / factor, dtype=torch.float32)
             opt.base.grad_scale = scale  # type: ignore[attr-defined]  # read by its fused kernel
-        opt.memory = memory
-        opt.steps += 1
         self.ready = True
 
     def _noise_seed(self, workers: Workers) -> tuple[int, ...]:

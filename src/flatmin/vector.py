@@ -23,7 +23,7 @@ from flatmin.number import Node, Number, Real, Unknown, real, walk
 from flatmin.space import Block, Scope, Select, Values
 
 #: Norms below this count as zero, so the unit vector of zero is zero. Its inverse is finite in float32.
-TINY = 1e-30
+TINY = 1e-18
 
 
 class Piece(NamedTuple):
@@ -193,6 +193,8 @@ class Add(Vec):
         left, right = (arg.at(block, scope) for arg in self.args)
         if left is None or right is None:
             return left or right
+        if left.tensors[0].is_sparse and not right.tensors[0].is_sparse:  # torch adds them in one order only
+            left, right = right, left
         if left.fresh and _same_kind(left, right):
             torch._foreach_add_(left.tensors, right.tensors)
             return left
@@ -368,7 +370,7 @@ def _squares(t: Tensor) -> float:
 
 def _inner(left: Vec, right: Vec, scope: Scope) -> Real:
     parts = [
-        (block, (a.to_dense() * b.to_dense().conj()).sum().real if a.is_complex() else (a * b).sum())
+        (block, (a.to_dense() * b.to_dense().conj()).sum().real if a.is_complex() or b.is_complex() else (a * b).sum())
         for block, piece in _pieces(Pointwise(lambda a, b: list(zip(a, b, strict=True)), left, right), scope)
         if piece is not None
         for a, b in piece.tensors

@@ -18,11 +18,12 @@ class Gated:
 
     def direction(self, w, memory):
         g = yield
-        length = float(g.norm())
+        norm = g.norm()
+        length = float(norm)
         memory["mean"] = 0.9 * memory.get("mean", length) + 0.1 * length
         if length < memory["mean"]:
             return g
-        return (yield 0.1 * g.unit())
+        return (yield 0.1 * g.unit()) * norm
 
 
 class NoiseInTheAnswer:
@@ -66,13 +67,12 @@ def trained(rank):
 def displaced(rank):
     """Where the first perturbed probe of each kind finds the weights."""
     places = {}
-    torch.manual_seed(rank)  # as in scripts that seed every process by its rank
     for name in ("sam", "s-sgd"):
         for ascent in ("synchronised", "per-worker"):
             for noise in ("shared", "per-worker"):
                 ddp = parallel(network())
+                torch.manual_seed(rank)  # as in scripts that seed every process by its rank
                 opt = optimizer(ddp, METHODS[name], ascent=ascent, noise=noise, seed=None)
-                torch.manual_seed(rank)
                 x, y = batch(0, rank)
                 for k in opt.probes():
                     if k == 1:
@@ -123,18 +123,27 @@ def micro_batches(rank):
     return final
 
 
+class SignAscent:
+    """A perturbation that is finite where the gradient is not."""
+
+    def direction(self, w, memory):
+        g = yield
+        return (yield 0.01 * g.sign())
+
+
 def overflow(rank):
     """Scale and steps when only rank 1 overflows, and only in the first probe."""
     results = {}
-    for name in ("sam", "pugd", "s-sgd"):
+    for name, method in {**METHODS, "sign": SignAscent()}.items():
         ddp = parallel(network())
         scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        opt = optimizer(ddp, METHODS[name], ascent="per-worker", scaler=scaler)
+        opt = optimizer(ddp, method, ascent="per-worker", scaler=scaler)
         before = [p.detach().clone() for p in ddp.parameters()]
         x, y = batch(0, rank)
         for k in opt.probes():
-            loss = nn.functional.cross_entropy(ddp(x), y)
-            scaler.scale(loss * (float("inf") if rank == 1 and k == 0 else 1.0)).backward()
+            scaler.scale(nn.functional.cross_entropy(ddp(x), y)).backward()
+            if rank == 1 and k == 0:
+                next(ddp.parameters()).grad[0] = float("inf")
         scaler.step(opt)
         scaler.update()
         still = all(torch.equal(a, b) for a, b in zip(ddp.parameters(), before, strict=True))
@@ -169,11 +178,11 @@ class Lopsided(nn.Module):
 def lopsided(rank):
     """Weights and gradients where workers use different parameters."""
     final = {}
-    for name in ("pugd", "sam"):
+    for name, method in (("pugd", flatmin.PUGD()), ("sam", flatmin.SAM()), ("unit-sam", flatmin.Unit(flatmin.SAM()))):
         for ascent in ("synchronised", "per-worker"):
             net = Lopsided(rank)
             ddp = parallel(net, find_unused_parameters=True)
-            final[f"{name} {ascent}"] = train(ddp, optimizer(ddp, METHODS[name], ascent=ascent), 5, rank)
+            final[f"{name} {ascent}"] = train(ddp, optimizer(ddp, method, ascent=ascent), 5, rank)
             assert net.unused.weight.grad is None
     return final
 

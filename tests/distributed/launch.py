@@ -7,6 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -59,8 +60,11 @@ def main():
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=world)
     returned = getattr(importlib.import_module(module), function)(rank, *map(Path, sys.argv[6:]))
-    torch.save(returned, folder / f"{rank}.pt")
-    dist.barrier()
+    torch.save(returned, folder / f"{rank}.part")
+    (folder / f"{rank}.part").rename(folder / f"{rank}.pt")
+    # Not a barrier: the first to leave one may close connections that the others still read from.
+    while not all((folder / f"{other}.pt").exists() for other in range(world)):
+        time.sleep(0.05)
     dist.destroy_process_group()
 
 

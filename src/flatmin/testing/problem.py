@@ -29,10 +29,11 @@ class Problem:
         real = torch.float64
 
         def draw(*shape: int) -> Tensor:
-            values = torch.randn(shape, dtype=real, generator=generator)
+            values = torch.randn(shape, dtype=real, generator=generator, device="cpu")
             if dtype.is_complex:
-                return torch.complex(values, torch.randn(shape, dtype=real, generator=generator)).to(dtype)
-            return values.to(dtype)
+                imaginary = torch.randn(shape, dtype=real, generator=generator, device="cpu")
+                values = torch.complex(values, imaginary)
+            return values.to(torch.get_default_device(), dtype)
 
         self.weights = nn.ParameterDict(
             {
