@@ -24,7 +24,7 @@ compare: .venv/study  ## the main job: nine optimizers on real digits, clean and
 	$(BIN)/flatmin compare --recipe recipes/digits.toml --out runs/digits
 
 test: lint  ## lint, types and all tests
-	$(SERIAL) $(BIN)/pytest -n auto -q
+	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .

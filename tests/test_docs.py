@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 import flatmin
 import reference
@@ -78,6 +79,46 @@ def test_the_method_of_the_docs_passes_the_contract(monkeypatch):
     module = types.ModuleType("a_page")
     monkeypatch.setitem(sys.modules, "a_page", module)  # where pickle looks for the class
     exec(compile(code, "docs/add-a-method.md", "exec"), vars(module))
+
+
+#: A block of code, and the example that it is cut from, if it is.
+BLOCK = re.compile(r"(?:<!-- from (\S+) -->\n)?```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # by torch.compile
+def test_the_recipes_for_training_loops_run(tmp_path):
+    pytest.importorskip("schedulefree")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 2)
+    )
+    x = torch.randn(16, 1, 8, 8)
+    names = {
+        "flatmin": flatmin,
+        "torch": torch,
+        "net": net,
+        "loader": [(x, (x.sum((1, 2, 3)) > 0).long())] * 8,
+        "criterion": torch.nn.CrossEntropyLoss(),
+        "device_type": "cpu",
+        "path": tmp_path / "state.pt",
+        "folder": tmp_path,
+    }
+    for source, code in BLOCK.findall(text("docs/training-loops.md")):
+        if source:
+            assert any(textwrap.indent(code, " " * width) in text(source) for width in (0, 4, 8)), code
+        else:
+            exec(compile(code, "docs/training-loops.md", "exec"), names)
+    assert names["criterion"](net(names["loader"][0][0]), names["loader"][0][1]) < 0.3
+
+
+def test_every_example_is_on_the_page_and_every_proof_is_a_test():
+    for example in (ROOT / "examples").glob("*.py"):
+        if example.name != "digits.py":
+            assert f"`examples/{example.name}`" in text("docs/training-loops.md")
+    proofs = re.findall(r"`(test_\w+)::(test_\w+)`", text("docs/features.md"))
+    assert len(proofs) > 40
+    for file, name in proofs:
+        assert f"def {name}(" in text(f"tests/{file}.py"), f"{file}::{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -9,6 +9,9 @@ from distributed import launch, sharded
 from distributed.problem import METHODS, Remembering, network, optimizer, step, train, weights
 from flatmin import checkpoint
 
+#: One process of the test run has them all, so that the ranks are started once.
+pytestmark = pytest.mark.xdist_group("fsdp")
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):

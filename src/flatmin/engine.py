@@ -11,7 +11,6 @@ step, an exception, Ctrl-C or a loop left early, finds the way back.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import Any, TypeAlias
 from weakref import ReferenceType, ref
 
@@ -161,7 +160,8 @@ class FlatOptimizer(Optimizer):
         """Call the closure at every probe; what it returned at the first."""
         loss = None
         self._stray = self._leftover.stray(self._params())
-        with closing(self._begin(in_closure=True)) as probes:
+        probes = self._begin(in_closure=True)
+        try:
             for k in probes:
                 if self._stray is not None:
                     self._stray.show()
@@ -171,6 +171,8 @@ class FlatOptimizer(Optimizer):
                     self._stray.check()
                 self._stray = None
                 loss = value if k == 0 else loss
+        finally:
+            probes.close()
         return loss
 
     def probes(self) -> Generator[int, None, None]:

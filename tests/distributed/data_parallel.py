@@ -26,6 +26,14 @@ class Gated:
         return (yield 0.1 * g.unit()) * norm
 
 
+class Decaying:
+    """SAM with a direction that is made of weights, too."""
+
+    def direction(self, w, memory):
+        g = yield
+        return (yield 0.1 * g.unit()) + 0.01 * w
+
+
 class NoiseInTheAnswer:
     def direction(self, w, memory):
         g = yield
@@ -178,7 +186,7 @@ class Lopsided(nn.Module):
 def lopsided(rank):
     """Weights and gradients where workers use different parameters."""
     final = {}
-    for name, method in (("pugd", flatmin.PUGD()), ("sam", flatmin.SAM()), ("unit-sam", flatmin.Unit(flatmin.SAM()))):
+    for name, method in (("pugd", flatmin.PUGD()), ("sam", flatmin.SAM()), ("decay", Decaying())):
         for ascent in ("synchronised", "per-worker"):
             net = Lopsided(rank)
             ddp = parallel(net, find_unused_parameters=True)
