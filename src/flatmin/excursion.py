@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from flatmin.dialogue import Gradient
+from flatmin.evaluate import pieces
 from flatmin.number import Number
 from flatmin.space import Block, Scope, Values
-from flatmin.vector import Vec, pieces, split
+from flatmin.vector import Vec, split
 
 
 class Excursion:

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from flatmin.dialogue import Gradient, Probe, single
+from flatmin.evaluate import pieces
 from flatmin.excursion import owns_memory
 from flatmin.number import Number, Real
 from flatmin.shards import is_sharded
 from flatmin.space import Scope
-from flatmin.vector import Vec, pieces
+from flatmin.vector import Vec
 from flatmin.workers import Workers
 
 #: Layouts whose memory can be told.

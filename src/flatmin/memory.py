@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flatmin.evaluate import pieces
 from flatmin.number import Number
 from flatmin.space import Scope, Values
-from flatmin.vector import Tensors, Vec, pieces
+from flatmin.vector import Tensors, Vec
 
 Frozen = dict[str, Any]
 

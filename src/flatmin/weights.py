@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from flatmin.evaluate import Piece
 from flatmin.space import Block, Scope, Values
-from flatmin.vector import Piece, Tensors, Vec
+from flatmin.vector import Tensors, Vec
 
 
 class Weights(Tensors):
