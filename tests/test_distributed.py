@@ -165,6 +165,11 @@ def test_parameters_that_only_some_workers_use(ranks, name, ascent):
     assert shared and extra and not any(unused)
 
 
+def test_sparse_gradients_equal_dense_ones(ranks):
+    for rank in ranks:
+        close(*rank["sparse"])
+
+
 @pytest.mark.parametrize("ascent", ASCENTS)
 @pytest.mark.parametrize("name", ["sam", "pugd"])
 def test_running_statistics_move_as_by_the_base_alone(ranks, name, ascent):

@@ -55,6 +55,7 @@ def everything(rank):
         "gated": gated(rank),
         "lopsided": lopsided(rank),
         "batchnorm": batchnorm(rank),
+        "sparse": sparse(rank),
         "left": left_together(rank),
         "refused": refused(rank),
     }
@@ -192,6 +193,26 @@ def lopsided(rank):
             ddp = parallel(net, find_unused_parameters=True)
             final[f"{name} {ascent}"] = train(ddp, optimizer(ddp, method, ascent=ascent), 5, rank)
             assert net.unused.weight.grad is None
+    return final
+
+
+def sparse(rank):
+    """Weights of a network with an embedding, with dense and with sparse gradients."""
+    final = []
+    for is_sparse in (False, True):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Embedding(20, 4, sparse=is_sparse), nn.Flatten(), nn.Linear(12, 2)).double()
+        ddp = parallel(net)
+        opt = flatmin.FlatOptimizer(
+            torch.optim.SGD(net.parameters(), lr=0.1), flatmin.PUGD(), model=ddp, ascent="per-worker"
+        )
+        for number in range(3):
+            generator = torch.Generator().manual_seed(10 * number + rank)
+            x = torch.randint(20, (8, 3), generator=generator)
+            for _ in opt.probes():
+                nn.functional.cross_entropy(ddp(x), x[:, 0] % 2).backward()
+            opt.step()
+        final.append([p.detach().clone() for p in net.parameters()])
     return final
 
 
