@@ -626,7 +626,7 @@ def test_runs_have_one_thread():
 
 
 CLI = [sys.executable, "-c", "from flatmin.cli import main; main()"]
-SOME = ["--methods", "sgd", "pugd", "--arms", "default", "--noise", "0.4", "--seeds", "8", "--epochs", "2"]
+SOME = ["--methods", "sgd", "pugd", "--arms", "default", "--noise", "0.4", "--seeds", "8", "--epochs", "8"]
 
 
 def start(out, jobs):
