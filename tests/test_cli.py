@@ -11,7 +11,7 @@ import pytest
 from flatmin import __version__, cli, commands
 from flatmin.registry import METHODS
 from flatmin.study import config
-from flatmin.study.config import Study
+from flatmin.study.config import Study, Training
 from flatmin.study.pool import RunError
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -71,14 +71,16 @@ def test_help_documents_every_option(name, capsys):
     assert summary in text
     options = [field.name for field in dataclasses.fields(cls)]
     documented = [cls]
-    if name == "compare":
-        options = [option for option in options if option != "study"] + [f.name for f in dataclasses.fields(Study)]
-        documented.append(Study)
+    config = {"compare": Study, "tune": Study, "train": Training}.get(name)
+    if config is not None:
+        options = [option for option in options if option not in ("study", "training")]
+        options += [f.name for f in dataclasses.fields(config)]
+        documented += [config, Training]
     for option in options:
         sentences = [re.search(rf"^        {option}: (.*)", c.__doc__, re.M) for c in documented]
         line = next(match.group(1) for match in sentences if match)
         assert squeeze(line).strip() in text, f"{option} is not documented"
-        positional = name in ("report", "cite") and option in ("study", "name")
+        positional = name in ("report", "cite", "train") and option in ("study", "name", "contender")
         assert positional or f"--{option.replace('_', '-')} " in text
 
 
@@ -86,13 +88,18 @@ def test_help_documents_every_option(name, capsys):
     ("argv", "message"),
     [
         (["compar"], "unknown command 'compar'; did you mean compare?"),
-        (["x"], "unknown command 'x'; known are compare, report"),
+        (["x"], "unknown command 'x'; known are compare, tune, train"),
         (["compare", "--methods", "pugdd"], "unknown name 'pugdd'; did you mean pugd"),
         (["compare", "--methods", "sam@adan", "--arms", "default"], "did you mean adamw"),
         (["compare", "--methods", "sgd", "plain"], "methods must not name anything twice"),
         (["compare", "--data", "digit"], "did you mean digits"),
+        (["train", "pugdd"], "unknown name 'pugdd'; did you mean pugd"),
+        (["train", "sam", "--settings", "rh=1"], "settings: unknown name 'rh'; did you mean rho"),
+        (["train", "sam", "--settings", "rho"], "settings must be name=value with a number, got 'rho'; write lr=0.1"),
+        (["train", "sam", "--warmup", "1"], "warmup must be in [0, 0.99], got 1.0"),
         (["compare", "--jobs", "0"], "jobs must be >= 1, got 0"),
         (["compare", "--recipe", "nowhere.toml"], "cannot read nowhere.toml: No such file or directory"),
+        (["tune", "--tune", "0"], "tune must be >= 1 for a search, got 0; write --tune 32"),
         (["report", "nowhere"], "nowhere is not a study: it has no study.toml"),
         (["cite", "pugdd"], "unknown method 'pugdd'; did you mean 'pugd'"),
         (["cite", "plain"], "plain has no single paper to cite"),
@@ -155,6 +162,18 @@ def test_options_override_the_recipe(tmp_path, capsys):
     assert "1 of 1 runs were complete already" in capsys.readouterr().out
 
 
+def test_tune_and_then_compare(tmp_path, capsys):
+    out = tmp_path / "study"
+    options = ["--methods", "sgd", "sam", "--noise", "0.4", "--seeds", "1", "--epochs", "1", "--jobs", "1"]
+    assert flatmin("tune", "--out", str(out), *options, "--tune", "2") == 0
+    text = capsys.readouterr().out
+    assert "tuning: 4 of 4 trials" in text and re.search(r"sam +\d\d\.\d\d +2 +0 +\d+ +lr ", text)
+    following = text[text.index("flatmin compare") :].split()
+    assert flatmin(*following[1:], "--jobs", "1") == 0
+    text = capsys.readouterr().out
+    assert "tuned settings, 40 % label noise" in text and "tuning:" not in text.replace("tuning: 4 of 4", "")
+
+
 def test_recipes_are_studies():
     assert config.load(Study, RECIPES / "digits.toml") == Study()
     tune = config.load(Study, RECIPES / "digits_tune.toml")
@@ -210,3 +229,14 @@ def test_help_and_complaints_load_nothing_heavy():
     heavy = ["sklearn", "scipy", "matplotlib", "rich", "tyro"]
     out = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True).stdout
     assert out.endswith("[]\n")
+
+
+def test_training_goes_on_and_refuses_another_protocol_in_its_folder(tmp_path, capsys):
+    command = ["train", "sam", "--settings", "lr=0.05", "rho=0.2", "--epochs", "2", "--out", str(tmp_path / "run")]
+    assert flatmin(*command) == 0
+    first = capsys.readouterr().out
+    assert "epoch 2: loss" in first and "gradient evaluations: 64" in first
+    assert flatmin(*command) == 0
+    assert capsys.readouterr().out in first
+    assert flatmin(*command, "--seed", "1") == 2
+    assert "holds a finished run with another seed; choose another --out" in capsys.readouterr().err

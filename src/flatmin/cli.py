@@ -19,6 +19,8 @@ INSTALL = "pip install 'flatmin[study]'"
 #: Every command with its line of help.
 COMMANDS = {
     "compare": "compare optimizers on real data, fairly, with intervals",
+    "tune": "search for good settings, the same number of trials for every method",
+    "train": "train one network with one optimizer",
     "report": "tables and plots of a study again, from its folder",
     "methods": "list the methods",
     "cite": "BibTeX of the paper behind a method",

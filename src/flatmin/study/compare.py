@@ -7,9 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flatmin.study import config, plan, pool, progress, record, report, tune
+from flatmin.study import folder, plan, pool, progress, record, report, tune
 from flatmin.study.config import Run, Study
-from flatmin.study.record import Result
 from flatmin.study.summary import Summary
 from flatmin.study.train import perform
 
@@ -39,67 +38,22 @@ def compare(
         raise ValueError(f"jobs must be >= 1, got {jobs}")
     study = plan.canonical(study)
     settings = None if study.tune else plan.settings(study)
-    _check_folder(study, out)
+    folder.check(study, out)
     with record.exclusive(out):
-        _check_folder(study, out)  # again: another process may have been here in between
-        _write_head(study, out, command)
+        folder.begin(study, out, command)
         if settings is None:
-            tuning = tune.choose(study, complete(tune.runs(study), out, jobs, "tuning", console))
-            record.write_json(out / "tuning.json", tuning)
-            settings = plan.settings(study, {name: found["winner"] for name, found in tuning["contenders"].items()})
-        complete(plan.runs(study, settings), out, jobs, "training", console)
+            settings = plan.settings(study, tune.winners(tune.search(study, out, jobs, console)))
+        complete(plan.runs(study, settings), out, jobs, console)
         return report.refresh(out)
 
 
-def complete(runs: Mapping[str, Run], out: Path, jobs: int, label: str, console: Console) -> dict[str, Result]:
-    """Do those of `runs` that `out` does not hold yet; the results of all of them, by folder.
+def complete(runs: Mapping[str, Run], out: Path, jobs: int, console: Console) -> None:
+    """Do those of `runs` that `out` does not hold yet.
 
     Raises:
         ValueError: `out` holds a complete run under one of these names with another config.
         RunError: a run failed.
     """
-    missing = []
-    for name, run in runs.items():
-        found = record.read(out / name)
-        if found is None:
-            missing.append((run, out / name))
-        elif found[0] != run:
-            raise ValueError(f"{_mismatch(out / name, found[0], run)} Choose another --out.")
-    for _ in progress.track(pool.run_all(perform, missing, jobs), len(missing), len(runs), label, console):
+    missing = [(run, out / name) for name, run in runs.items() if not folder.holds(out / name, run)]
+    for _ in progress.track(pool.run_all(perform, missing, jobs), len(missing), len(runs), "training", console):
         pass
-    return {name: found[1] for name in runs if (found := record.read(out / name))}
-
-
-def _check_folder(study: Study, out: Path) -> None:
-    """Raise a ValueError unless `out` is new, empty, or holds this very study."""
-    if (out / "study.toml").exists():
-        held = config.load(Study, out / "study.toml")
-        if held != study:
-            flags = " ".join(_flag(name, old) for name, (old, _) in config.differences(held, study).items())
-            raise ValueError(f"{_mismatch(out, held, study)} Continue that one with {flags}, or choose another --out.")
-    elif out.exists() and (not out.is_dir() or any(not path.name.startswith(".") for path in out.iterdir())):
-        raise ValueError(f"{out} exists and is not a study: it has no study.toml. Choose another --out.")
-
-
-def _write_head(study: Study, out: Path, command: str | None) -> None:
-    """What is written before the first run. It says who began the study; continuing it does not change that."""
-    if not (out / "study.toml").exists():  # first, as it is what makes the folder ours
-        with record.atomic(out / "study.toml") as path:
-            config.save(study, path)
-    if not (out / "env.json").exists():
-        record.write_json(out / "env.json", {"command": command, **record.environment(pool.THREADS)})
-
-
-def _mismatch(folder: Path, held: Run | Study, wanted: Run | Study) -> str:
-    pairs = config.differences(held, wanted).items()
-    old = ", ".join(f"{name} = {_plain(pair[0])}" for name, pair in pairs)
-    new = ", ".join(f"{name} = {_plain(pair[1])}" for name, pair in pairs)
-    return f"{folder} was made with {old}; now asked: {new}."
-
-
-def _plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _flag(name: str, value: object) -> str:
-    return f"--{name.replace('_', '-')} {_plain(value)}"

@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
@@ -21,25 +22,105 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 
 Arm = Literal["default", "tuned"]
 Budget = Literal["steps", "grads"]
+Schedule = Literal["cosine", "step", "constant"]
+Average = Literal["none", "ema", "swa"]
+Precision = Literal["float32", "bfloat16"]
+Augment = Literal["none", "flip", "crop-flip", "crop-flip-cutout"]
 
 #: Tuning runs use seeds from here on, so no final run repeats what a tuning run has seen.
 FIRST_TUNING_SEED = 1000
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What all trainings of a study have in common, whatever optimizer they use.
+
+    Args:
+        data: digits (1,797 real 8x8 images bundled with scikit-learn, split 60/20/20), the id of a data set on the
+            Hugging Face hub, or a folder: Parquet files as on the hub, or one folder of images per class.
+        subset: train on this many examples, as many of each class as possible and the same ones for every seed; 0
+            trains on all of them.
+        image_size: resize the shorter side to this many pixels and crop the centre; 0 takes images as they are, which
+            must then have one size.
+        augment: none, flip, crop-flip (random crops of the image padded by an eighth) or crop-flip-cutout (and an
+            erased square of half the image's width).
+        model: the network: small-cnn, resnet20, resnet18, preact-resnet18, wrn-28-10, small-vit, or
+            package.module:factory, which is called with num_classes.
+        pretrained: call that factory with pretrained=True, too.
+        epochs: passes over the training set, >= 1.
+        batch_size: examples per step, >= 2 and at most the training set; an incomplete last batch is dropped.
+        micro_batches: parts in which a batch is computed, >= 1; saves memory and changes nothing but BatchNorm.
+        budget: steps: everybody takes the same number of steps. grads: a method that needs k gradients per step takes
+            one step in k, so that everybody computes the same number of gradients.
+        schedule: how the learning rate falls: cosine (to 0), step (to a tenth at half and at three quarters) or
+            constant.
+        warmup: the fraction of the steps, in [0, 1), in which the learning rate rises from 0.
+        label_smoothing: the share of probability that is spread over all classes in the loss, in [0, 1).
+        clip: clip the direction at this length, > 0; 0 does not clip.
+        average: none, ema (exponential moving average of the weights, decay 0.999) or swa (their mean over the last
+            quarter). What is evaluated is the average.
+        precision: float32, or bfloat16 for forward and backward passes; weights are float32 in both.
+        compile: compile the network with torch.compile.
+        evaluations: evaluate on the validation split this many times, evenly spaced in gradient evaluations; 0 does
+            it after every epoch.
+    """
+
+    data: str = "digits"
+    subset: int = 0
+    image_size: int = 0
+    augment: Augment = "none"
+    model: str = "small-cnn"
+    pretrained: bool = False
+    epochs: int = 25
+    batch_size: int = 64
+    micro_batches: int = 1
+    budget: Budget = "steps"
+    schedule: Schedule = "cosine"
+    warmup: float = 0.0
+    label_smoothing: float = 0.0
+    clip: float = 0.0
+    average: Average = "none"
+    precision: Precision = "float32"
+    compile: bool = False
+    evaluations: int = 0
+
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            ValueError: one is; the message names it.
+        """
+        for name, low, high in (
+            ("subset", 0, math.inf),
+            ("image_size", 0, math.inf),
+            ("epochs", 1, math.inf),
+            ("batch_size", 2, math.inf),
+            ("micro_batches", 1, self.batch_size // 2),
+            ("warmup", 0, 0.99),
+            ("label_smoothing", 0, 0.99),
+            ("clip", 0, math.inf),
+            ("evaluations", 0, math.inf),
+        ):
+            _in_range(name, getattr(self, name), low, high)
+        for name, choices in (
+            ("augment", get_args(Augment)),
+            ("budget", get_args(Budget)),
+            ("schedule", get_args(Schedule)),
+            ("average", get_args(Average)),
+            ("precision", get_args(Precision)),
+        ):
+            one_of(name, getattr(self, name), choices)
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(Training):
     """One training, complete: the same `Run` on the same machine and versions gives the same numbers.
 
     Args:
         contender: `METHOD` or `METHOD@BASE`, see `flatmin.study.contender`.
         settings: `lr`, and hyper-parameters of the method; what is absent keeps the method's default.
         noise: fraction of the training labels replaced at random, in [0, 1].
-        seed: of the initial weights, the data order, the label noise and the method's own draws, >= 0.
-        epochs: passes over the training set, >= 1.
-        batch_size: examples per batch, >= 2 (BatchNorm needs two).
-        budget: `steps` trains for `epochs`; `grads` allows as many gradients as one-gradient training for `epochs`.
-        data: name of the data set, see `flatmin.study.data`.
-        model: name of the network, see `flatmin.study.models`.
+        seed: of initial weights, data order, augmentation, label noise and the method's own draws, >= 0.
         test: evaluate on the test split at the end; False in tuning runs, which must not see it.
     """
 
@@ -47,16 +128,16 @@ class Run:
     settings: dict[str, float] = field(default_factory=lambda: {"lr": 0.1})
     noise: float = 0.0
     seed: int = 0
-    epochs: int = 25
-    batch_size: int = 64
-    budget: Budget = "steps"
-    data: str = "digits"
-    model: str = "small-cnn"
     test: bool = True
+
+    def __post_init__(self) -> None:
+        self.check()
+        _in_range("noise", self.noise, 0, 1)
+        _in_range("seed", self.seed, 0)
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Training):
     """The protocol of a comparison.
 
     Args:
@@ -69,30 +150,19 @@ class Study:
         noise: label noise of each condition: the fraction, in [0, 1], of training labels that are replaced by a label
             drawn uniformly from all classes (so 9 in 10 of them become wrong). Validation and test labels stay clean.
         seeds: paired runs per contender and condition, >= 1, with seeds 0, 1, ... Runs of one seed share initial
-            weights, data order and label noise, whatever the method.
-        epochs: passes over the training set, >= 1. The learning rate falls to 0 along a cosine.
-        batch_size: examples per batch, >= 2 and at most the training set; an incomplete last batch is dropped.
-        budget: steps: everybody takes the same number of steps. grads: a method that needs k gradients per step takes
-            one step in k, so that everybody computes the same number of gradients.
+            weights, data order, augmentation and label noise, whatever the method.
         tune: trials per contender of a search on the validation split before the final runs, over the learning rate
             and the method's own ranges; the same number for everybody; the first trial is the default setting.
             Without a search (0) the tuned arm takes the registry's values.
         tune_seeds: seeds per trial and condition of that search, >= 1; they differ from the seeds of the final runs.
-        data: the data set: digits, 1,797 real 8x8 images bundled with scikit-learn, split 60/20/20, stratified.
-        model: the network: small-cnn, two convolutions with BatchNorm.
     """
 
     methods: tuple[str, ...] = ("sgd", "adamw", "ugd", "pugd", "unit-sam", "sam", "asam", "s-sgd", "channel-sgd")
     arms: tuple[Arm, ...] = ("default", "tuned")
     noise: tuple[float, ...] = (0.0, 0.4)
     seeds: int = 5
-    epochs: int = 25
-    batch_size: int = 64
-    budget: Budget = "steps"
     tune: int = 0
     tune_seeds: int = 1
-    data: str = "digits"
-    model: str = "small-cnn"
 
     def __post_init__(self) -> None:
         for name in ("methods", "arms", "noise"):
@@ -103,14 +173,12 @@ class Study:
                 raise ValueError(f"{name} must not name anything twice, got {' '.join(map(str, values))}")
         for noise in self.noise:
             _in_range("noise", noise, 0, 1)
+        self.check()
         _in_range("seeds", self.seeds, 1, FIRST_TUNING_SEED)
-        _in_range("epochs", self.epochs, 1)
-        _in_range("batch_size", self.batch_size, 2)
         _in_range("tune", self.tune, 0)
         _in_range("tune_seeds", self.tune_seeds, 1)
         for arm in self.arms:
-            one_of("arms", arm, ("default", "tuned"))
-        one_of("budget", self.budget, ("steps", "grads"))
+            one_of("arms", arm, get_args(Arm))
         if self.tune and "tuned" not in self.arms:
             raise ValueError(
                 f"tune = {self.tune} searches for the tuned arm, but arms = {' '.join(self.arms)}; add tuned"
@@ -118,8 +186,8 @@ class Study:
 
     def run(self, contender: str, settings: dict[str, float], noise: float, seed: int, *, test: bool) -> Run:
         """One run of this protocol."""
-        shared = (self.epochs, self.batch_size, self.budget, self.data, self.model)
-        return Run(contender, settings, noise, seed, *shared, test=test)
+        shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Training)}
+        return Run(**shared, contender=contender, settings=settings, noise=noise, seed=seed, test=test)
 
 
 Config = TypeVar("Config", Run, Study)

@@ -2,43 +2,134 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import nn
 
 from flatmin.study.config import one_of
+from flatmin.study.residual import preact_resnet18, resnet18, resnet20, wrn_28_10
+from flatmin.study.transformer import small_vit
+
+#: Called with the channels of the images, the number of classes, and the height and width of the images.
+Factory = Callable[[int, int, int], nn.Module]
 
 
-def build(name: str, channels: int, classes: int) -> nn.Module:
-    """A freshly initialised network; its weights come from torch's global generator.
+def build(name: str, channels: int, classes: int, *, image_size: int = 8, pretrained: bool = False) -> nn.Module:
+    """A network; its weights, unless they are pretrained, come from torch's global generator.
 
     Args:
-        name: a key of `MODELS`.
+        name: a key of `MODELS`, or `package.module:factory`, called as factory(num_classes=classes).
         channels: of the input images.
         classes: the number of outputs.
+        image_size: height and width of the input images.
+        pretrained: call the factory with pretrained=True, too.
 
     Raises:
-        ValueError: unknown `name`.
+        ValueError: unknown `name`; a factory that does not take these arguments or makes no module that maps
+            (n, channels, image_size, image_size) to (n, classes); `pretrained` for one of our own.
     """
-    one_of("model", name, MODELS)
-    return MODELS[name](channels, classes)
+    if ":" in name:
+        return _made(name, (1, channels, image_size, image_size), classes, {"pretrained": True} if pretrained else {})
+    check(name)
+    if pretrained:
+        raise ValueError(
+            f"model: {name} has no pretrained weights; leave pretrained out, or name package.module:factory"
+        )
+    return MODELS[name](channels, classes, image_size)
 
 
-def small_cnn(channels: int, classes: int) -> nn.Module:
-    """Two convolutions with BatchNorm for 8x8 images: 7,530 parameters with 1 channel and 10 classes.
+def check(name: str) -> None:
+    """Refuse what names no network.
+
+    Raises:
+        ValueError: `name` is unknown, or its module cannot be imported or has no such function.
+    """
+    if ":" in name:
+        _factory(name)
+    else:
+        one_of("model", name, MODELS)
+
+
+def small_cnn(channels: int, classes: int, image_size: int = 8) -> nn.Module:
+    """Two convolutions with BatchNorm: 7,530 parameters with 1 channel, 10 classes and 8x8 images.
 
     Small enough for a hundred trainings in two minutes on two cores, large enough to learn many wrong labels of the
-    digits by heart, which is what tells flat from sharp.
+    digits by heart, which is what tells flat from sharp. Initialised as torch does.
     """
+    if image_size < 2:
+        raise ValueError(f"model: small-cnn needs images of 2x2 pixels or more, got {image_size}x{image_size}")
+    half = image_size // 2
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1, bias=False),  # (n, 16, 8, 8)
+        nn.Conv2d(channels, 16, 3, padding=1, bias=False),  # (n, 16, size, size)
         nn.BatchNorm2d(16),
         nn.ReLU(),
-        nn.MaxPool2d(2),  # (n, 16, 4, 4)
-        nn.Conv2d(16, 24, 3, padding=1, bias=False),  # (n, 24, 4, 4)
+        nn.MaxPool2d(2),  # (n, 16, half, half)
+        nn.Conv2d(16, 24, 3, padding=1, bias=False),  # (n, 24, half, half)
         nn.BatchNorm2d(24),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(24 * 4 * 4, classes),
+        nn.Linear(24 * half * half, classes),
     )
 
 
-MODELS = {"small-cnn": small_cnn}
+MODELS: dict[str, Factory] = {
+    "small-cnn": small_cnn,
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "preact-resnet18": preact_resnet18,
+    "wrn-28-10": wrn_28_10,
+    "small-vit": small_vit,
+}
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    """What `package.module:factory` names."""
+    module, _, function = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except (ImportError, ValueError, TypeError) as error:  # the latter two: an empty or a relative name
+        raise ValueError(
+            f"model: cannot import {module!r} of {name!r} ({error}); write package.module:factory, "
+            "and put the folder that holds the package on PYTHONPATH"
+        ) from error
+    factory: Callable[..., Any] | None = getattr(found, function, None)
+    if not callable(factory):
+        callables = [each for each in vars(found) if callable(vars(found)[each]) and not each.startswith("_")]
+        near = difflib.get_close_matches(function, callables)
+        hint = f"did you mean {' or '.join(near)}?" if near else "write package.module:factory"
+        raise ValueError(f"model: {module} has no function {function!r}; {hint}")
+    return factory
+
+
+def _made(name: str, shape: tuple[int, int, int, int], classes: int, options: dict[str, bool]) -> nn.Module:
+    """What the factory `name` makes of `classes` and `options`; it must map images of `shape` to (1, classes)."""
+    factory = _factory(name)
+    arguments = {"num_classes": classes, **options}
+    call = f"model: {name}({', '.join(f'{key}={value}' for key, value in arguments.items())})"
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:
+        pass  # written in C; calling it will tell
+    else:
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise ValueError(f"{call} does not fit the function's arguments, {signature}: {error}") from None
+    net = factory(**arguments)
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{call} must return a torch.nn.Module, got {type(net).__name__}")
+    training = net.training
+    try:
+        with torch.no_grad():
+            outputs = net.eval()(torch.zeros(shape))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ValueError(f"{call} does not take images of shape {shape[1:]}: {error}") from error
+    if getattr(outputs, "shape", None) != (1, classes):
+        got = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise ValueError(f"{call} must return (n, {classes}) logits, got {got} for one image")
+    return net.train(training)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from flatmin.study import data, models
-from flatmin.study.config import Run, Study, one_of
+from flatmin.study.config import Run, Study, Training, one_of
 from flatmin.study.contender import Contender
 
 #: Settings by arm and contender.
@@ -19,8 +19,8 @@ def canonical(study: Study) -> Study:
     Raises:
         ValueError: an unknown name, or the same contender twice.
     """
-    one_of("data", study.data, data.NAMES)
-    one_of("model", study.model, models.MODELS)
+    data.check(study.data)
+    models.check(study.model)
     return dataclasses.replace(study, methods=tuple(str(Contender.parse(name)) for name in study.methods))
 
 
@@ -58,6 +58,28 @@ def runs(study: Study, settings: Settings) -> dict[str, Run]:
         for noise in study.noise
         for name in study.methods
     }
+
+
+def single(training: Training, contender: str, settings: dict[str, float], noise: float, seed: int) -> Run:
+    """One run, with every name looked up.
+
+    Args:
+        training: what is the same for every contender.
+        contender: METHOD or METHOD@BASE.
+        settings: what differs from the contender's default settings.
+        noise: label noise.
+        seed: of everything random.
+
+    Raises:
+        ValueError: an unknown name, or a value out of range.
+    """
+    found = Contender.parse(contender)
+    for name in settings:
+        one_of("settings", name, found.space())
+    data.check(training.data)
+    models.check(training.model)
+    shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(Training)}
+    return Run(str(found), {**found.default(), **settings}, noise, seed, **shared)
 
 
 def folder(arm: str, noise: float, contender: str, seed: int) -> str:

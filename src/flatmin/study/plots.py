@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from flatmin.study import record
+from flatmin.study import drawing, record
+from flatmin.study.drawing import COLOURS, Style
+from flatmin.study.sensitivity import Sensitivity
 from flatmin.study.summary import Row, Summary, title
 
-#: Okabe and Ito's palette without its yellow, which is too pale for lines; after seven, the same again, dashed.
-COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
+#: How matplotlib writes what a `Style` names.
+LINES = {"solid": "-", "dash": (0, (4, 1.5)), "dot": (0, (1, 1))}
+MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-down": "v",
+    "cross": "P",
+    "star": "*",
+}
 
 
 def accuracy(summary: Summary, path: Path) -> None:
@@ -38,24 +50,80 @@ def accuracy(summary: Summary, path: Path) -> None:
 
 def curves(summary: Summary, path: Path) -> None:
     """Validation accuracy, mean over the seeds, against the gradients computed so far."""
-    names = summary.study.methods
-    styles = dict(zip(names, itertools.cycle(itertools.product(DASHES, COLOURS)), strict=False))
+    styles = drawing.styles(summary.study.methods)
     figure, panels = _panels(summary, panel_height=2.1)
     for (arm, noise), axes in panels.items():
-        late: list[float] = []
+        drawn = []
         for row in summary.panel(arm, noise):
-            gradients, means = _mean_curve(row)
-            dash, colour = styles[row.contender]
-            axes.plot(gradients, means, color=colour, linestyle=dash, linewidth=1.2, label=row.contender)
-            late += [] if row.diverged else means[len(means) // 5 :]
-        if late:  # the rise from guessing, and falling back to it, would squeeze what matters into a corner
-            margin = 0.04 * (max(late) - min(late)) + 0.1
-            axes.set_ylim(min(late) - margin, max(late) + margin)
+            gradients, means = drawing.mean_curve(drawing.metrics(row))
+            style = styles[row.contender]
+            axes.plot(gradients, means, color=COLOURS[style.colour], linestyle=LINES[style.dash], linewidth=1.2)
+            drawn.append((row, means))
+        _limit(axes, drawing.late(drawn))
         axes.grid(color="0.92", linewidth=0.6)
     _label(panels, summary, x="gradient evaluations", y="validation accuracy, %")
-    handles = {h.get_label(): h for axes in panels.values() for h in axes.get_lines()}
-    shown = [handles[name] for name in names if name in handles]
-    figure.legend(handles=shown, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    _legend(figure, styles, line=True)
+    _save(figure, path)
+
+
+def cost(summary: Summary, path: Path) -> None:
+    """Test accuracy against gradient evaluations and against seconds: single runs small, means with intervals.
+
+    Crosses are runs that diverged.
+    """
+    styles = drawing.styles(summary.study.methods)
+    shown = [(arm, noise) for arm in summary.study.arms for noise in summary.study.noise if summary.panel(arm, noise)]
+    figure = Figure(figsize=(7.2, 0.8 + 2.2 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), 2, squeeze=False, sharey="row")
+    for (arm, noise), (left, right) in zip(shown, grid, strict=True):
+        rows = summary.panel(arm, noise)
+        apart, limits = drawing.apart(rows), drawing.accuracy_range(rows)
+        for row in rows:
+            gradients = [run.result.gradient_evaluations + apart[row.contender] for run in row.runs.values()]
+            seconds = [run.result.seconds for run in row.runs.values()]
+            style = styles[row.contender]
+            _runs_and_mean(left, row, style, gradients, row.gradient_evaluations + apart[row.contender], limits)
+            _runs_and_mean(right, row, style, seconds, row.seconds, limits)
+        _limit(left, limits)
+        left.set_ylabel("test accuracy, %", fontsize=8)
+        for axes, x in ((left, "gradient evaluations per run"), (right, "training time per run, s")):
+            axes.set_title(title(arm, noise), fontsize=9)
+            axes.set_xlabel(x, fontsize=8)
+            axes.grid(color="0.92", linewidth=0.6)
+            _plain(axes)
+    _legend(figure, styles)
+    _save(figure, path)
+
+
+def sensitivity(summary: Summary, searched: Iterable[Sensitivity], path: Path) -> None:
+    """The score of every trial of the search against each hyper-parameter; crosses are trials that diverged."""
+    styles = drawing.styles(summary.study.methods)
+    found = drawing.by_setting(searched)
+    limits = drawing.score_range(point for points in found.values() for point in itertools.chain(*points.values()))
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(0.4 + 3.4 * columns, 0.9 + 2.3 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axes, (name, contenders) in zip(grid, found.items(), strict=False):
+        for contender, points in contenders.items():
+            style = styles[contender]
+            for diverged in (False, True):
+                some = [point for point in points if point.diverged == diverged]
+                ys = [drawing.seen(100 * point.score, limits) for point in some]
+                marker = "x" if diverged else MARKERS[style.symbol]
+                colour = COLOURS[style.colour]
+                axes.plot([point.value for point in some], ys, marker, color=colour, markersize=4, alpha=0.8)
+        if drawing.is_log([point.value for point in itertools.chain(*contenders.values())]):
+            _log(axes)
+        _limit(axes, limits)
+        axes.set_xlabel(drawing.axis(name), fontsize=8)
+        axes.grid(color="0.92", linewidth=0.6)
+        _plain(axes)
+    for axes in grid[::columns]:
+        axes.set_ylabel("validation accuracy, %", fontsize=8)
+    for axes in grid[len(found) :]:
+        axes.set_visible(False)
+    _legend(figure, styles)
     _save(figure, path)
 
 
@@ -73,14 +141,37 @@ def _runs_and_interval(axes: Axes, row: Row, y: int) -> None:
     axes.plot(good, stacked, "o", color="#D55E00", markersize=3, markeredgewidth=0)
 
 
-def _mean_curve(row: Row) -> tuple[list[float], list[float]]:
-    """Gradient evaluations and mean validation accuracy in percent; a diverged run stays where it ended."""
-    runs = [record.metrics(run.folder) for run in row.runs.values()]
-    longest = max(runs, key=len)
-    padded = [[*run, *[run[-1]] * (len(longest) - len(run))] for run in runs]
-    accuracies = [[line["validation_accuracy"] for line in run] for run in padded]
-    means = [100 * statistics.fmean(epoch) for epoch in zip(*accuracies, strict=True)]
-    return [line["gradient_evaluations"] for line in longest], means
+def _runs_and_mean(
+    axes: Axes, row: Row, style: Style, xs: list[float], x: float, limits: tuple[float, float] | None
+) -> None:
+    colour, marker = COLOURS[style.colour], MARKERS[style.symbol]
+    for cost, run in zip(xs, row.runs.values(), strict=True):
+        shape = marker if run.result.diverged is None else "x"
+        axes.plot(cost, drawing.seen(100 * run.accuracy, limits), shape, color=colour, markersize=3, alpha=0.45)
+    half = 100 * (row.accuracy.half_width or 0)
+    axes.errorbar(x, 100 * row.accuracy.mean, half, fmt=marker, color=colour, markersize=5, linewidth=1, capsize=2)
+
+
+def _log(axes: Axes) -> None:
+    """A logarithmic x axis with few and plain ticks."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high > 200 * low else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _limit(axes: Axes, limits: tuple[float, float] | None) -> None:
+    if limits:
+        axes.set_ylim(limits)
+
+
+def _legend(figure: Figure, styles: dict[str, Style], line: bool = False) -> None:
+    handles = []
+    for name, style in styles.items():
+        look = {"linestyle": LINES[style.dash]} if line else {"linestyle": "", "marker": MARKERS[style.symbol]}
+        handles.append(Line2D([], [], label=name, color=COLOURS[style.colour], markersize=4, linewidth=1.2, **look))
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
 
 
 def _panels(summary: Summary, panel_height: float) -> tuple[Figure, dict[tuple[str, float], Axes]]:
@@ -95,15 +186,19 @@ def _label(panels: dict[tuple[str, float], Axes], summary: Summary, x: str, y: s
     """Titles, and axis labels only where they are not repeated."""
     for (arm, noise), axes in panels.items():
         axes.set_title(title(arm, noise), fontsize=9)
-        axes.tick_params(labelsize=8, length=2)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        _plain(axes)
         if arm == summary.study.arms[-1]:
             axes.set_xlabel(x, fontsize=8)
         if noise == summary.study.noise[0]:
             axes.set_ylabel(y, fontsize=8)
         elif not y:
             axes.tick_params(labelleft=False)
+
+
+def _plain(axes: Axes) -> None:
+    axes.tick_params(labelsize=8, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -110,6 +110,8 @@ def _work(function: Callable[..., None], connection: Connection) -> None:
                 return
             try:
                 function(*task)
+            except KeyboardInterrupt:  # the task noted that it was to stop, and has
+                return
             except Exception:
                 connection.send(traceback.format_exc())
             else:

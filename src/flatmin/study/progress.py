@@ -15,7 +15,9 @@ T = TypeVar("T")
 PAUSE = 15.0
 
 
-def track(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+def track(
+    items: Iterable[T], missing: int, total: int, label: str, console: Console, unit: str = "runs"
+) -> Iterator[T]:
     """Pass `items` through, showing how many have passed.
 
     Args:
@@ -24,36 +26,37 @@ def track(items: Iterable[T], missing: int, total: int, label: str, console: Con
         total: how many there are with those done before.
         label: what they are.
         console: where to show it.
+        unit: what an item is, in the plural.
     """
     if missing < total:
-        console.print(f"{label}: {total - missing} of {total} runs were complete already", highlight=False)
+        console.print(f"{label}: {total - missing} of {total} {unit} were complete already", highlight=False)
     if missing:
-        yield from (_bar if console.is_terminal else _lines)(items, missing, total, label, console)
+        yield from (_bar if console.is_terminal else _lines)(items, missing, total, label, console, unit)
 
 
-def _bar(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+def _bar(items: Iterable[T], missing: int, total: int, label: str, console: Console, unit: str) -> Iterator[T]:
     pace = TextColumn("{task.fields[pace]}")
     bar = Progress(TextColumn(label), BarColumn(None), MofNCompleteColumn(), pace, console=console, expand=True)
     with bar as progress:
         began = time.monotonic()
         task = progress.add_task(label, total=total, completed=total - missing, pace="")
         for count, item in enumerate(items, start=1):
-            progress.update(task, advance=1, pace=_pace(count, missing, began))
+            progress.update(task, advance=1, pace=_pace(count, missing, began, unit))
             yield item
 
 
-def _lines(items: Iterable[T], missing: int, total: int, label: str, console: Console) -> Iterator[T]:
+def _lines(items: Iterable[T], missing: int, total: int, label: str, console: Console, unit: str) -> Iterator[T]:
     began = said = time.monotonic()
     for count, item in enumerate(items, start=1):
         if time.monotonic() - said > PAUSE or count == missing:
             done = total - missing + count
-            console.print(f"{label}: {done} of {total} runs, {_pace(count, missing, began)}", highlight=False)
+            console.print(f"{label}: {done} of {total} {unit}, {_pace(count, missing, began, unit)}", highlight=False)
             said = time.monotonic()
         yield item
 
 
-def _pace(count: int, missing: int, began: float) -> str:
-    """Runs per second since `began`, and the time that is left at that rate."""
+def _pace(count: int, missing: int, began: float, unit: str) -> str:
+    """Items per second since `began`, and the time that is left at that rate."""
     seconds = time.monotonic() - began
     left = round(seconds / count * (missing - count))
-    return f"{count / seconds:.2f} runs/s, " + (f"{left // 60}:{left % 60:02d} left" if count < missing else "done")
+    return f"{count / seconds:.2f} {unit}/s, " + (f"{left // 60}:{left % 60:02d} left" if count < missing else "done")

@@ -12,6 +12,7 @@ from flatmin.study import config, plan, record
 from flatmin.study.config import Run, Study
 from flatmin.study.record import Result
 from flatmin.study.stats import Estimate, paired_difference, t_interval
+from flatmin.study.target import TimeToTarget, measure
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Summary:
         baseline: the contender that differences refer to.
         missing: how many runs of the study are not complete.
         head: who began it: the command, the environment, the date.
+        time_to_target: when runs reached what the baseline reaches, tuned if the study has that arm.
     """
 
     study: Study
@@ -91,6 +93,7 @@ class Summary:
     baseline: str
     missing: int
     head: dict[str, Any]
+    time_to_target: TimeToTarget
 
     def panel(self, arm: str, noise: float) -> list[Row]:
         """The rows of one arm and condition."""
@@ -119,10 +122,9 @@ def summarise(out: Path) -> Summary:
                     rows.append(Row(arm, noise, name, runs, difference))
     if not rows:
         raise ValueError(f"no run of {out} is complete yet")
-    total = len(study.arms) * len(study.noise) * len(study.methods) * study.seeds
-    return Summary(
-        study, rows, baseline, total - sum(len(row.runs) for row in rows), record.read_json(out / "env.json")
-    )
+    missing = len(study.arms) * len(study.noise) * len(study.methods) * study.seeds - sum(len(row.runs) for row in rows)
+    to_target = measure(rows, "tuned" if "tuned" in study.arms else "default", baseline)
+    return Summary(study, rows, baseline, missing, record.read_json(out / "env.json"), to_target)
 
 
 def title(arm: str, noise: float) -> str:
@@ -147,6 +149,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "baseline": summary.baseline,
         "table": [_row_as_json(row) for row in summary.rows],
         "runs": [_run_as_json(row, seed, run) for row in summary.rows for seed, run in row.runs.items()],
+        "time_to_target": summary.time_to_target.as_json(),
     }
 
 

@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from flatmin.study import config, data, models, record
+from flatmin.study.augment import augment
+from flatmin.study.average import Average
 from flatmin.study.config import Run
 from flatmin.study.contender import Contender
+from flatmin.study.data import Dataset, Split
 from flatmin.study.record import Result
+from flatmin.study.resume import Checkpoints, Stop
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -26,92 +31,169 @@ Log = Callable[[dict[str, Any]], None]
 EVALUATION_BATCH = 360
 
 
-def perform(run: Run, folder: Path) -> None:
-    """Train `run` and leave its folder complete; what an earlier attempt left there is overwritten."""
+@dataclass
+class Progress:
+    """How far a run is. Plain numbers: it goes into checkpoints.
+
+    Args:
+        step: steps taken.
+        gradients: forward-backward passes, counted.
+        seconds: of training.
+        losses: training loss of every part of a batch since the last evaluation, at the first probe.
+        right: training examples named right in those.
+        rows: of metrics, so far.
+        evaluated: the step of the last evaluation.
+    """
+
+    step: int = 0
+    gradients: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    right: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluated: int = 0
+
+    def take(self, seen: list[Tensor], seconds: float) -> None:
+        """Take in losses and right answers, and empty the list of them."""
+        values = torch.stack(seen).tolist() if seen else []
+        self.losses += [loss for loss, _ in values]
+        self.right += sum(int(right) for _, right in values)
+        self.seconds = seconds
+        seen.clear()
+
+
+def perform(run: Run, folder: Path, show: Log = lambda row: None) -> None:
+    """Train `run` and leave its folder complete. What an earlier attempt left there is continued.
+
+    Args:
+        run: what to train.
+        folder: where to leave it.
+        show: gets every row of metrics, too.
+
+    Raises:
+        KeyboardInterrupt: somebody asked to stop. A checkpoint was written.
+        OSError: the folder cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with record.atomic(folder / "config.toml") as path:
         config.save(run, path)
-    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as log:
-        result = train(run, lambda row: print(json.dumps(row, allow_nan=False), file=log, flush=True))
+    checkpoints = Checkpoints(folder)
+    with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
+
+        def log(row: dict[str, Any]) -> None:
+            print(json.dumps(row, allow_nan=False), file=file, flush=True)
+            show(row)
+
+        result = train(run, log, checkpoints)
     record.write_json(folder / "result.json", dataclasses.asdict(result))
+    checkpoints.clear()
 
 
-def train(run: Run, log: Log = lambda row: None) -> Result:
-    """Train `run`, calling `log` with a row of metrics after every epoch.
+def train(run: Run, log: Log = lambda row: None, checkpoints: Checkpoints | None = None) -> Result:
+    """Train `run`, calling `log` with a row of metrics after every evaluation.
 
-    Training loss and accuracy are those of the epoch's batches, at the first probe of every step and on noisy labels;
-    validation accuracy is that of the network after the epoch.
+    Training loss and accuracy are those of the batches since the last row, at the first probe of every step and on
+    noisy labels; validation accuracy is that of the network then, or of its average.
 
-    Runs of one seed are paired: initial weights, data order and label noise come from generators that know the seed and
-    nothing of the method. Labels are noisy in training only. The test split is read once, after the last step, and only
-    if `run.test`.
+    Runs of one seed are paired: initial weights, data order, augmentation and label noise come from generators that
+    know the seed and nothing of the method. Labels are noisy in training only. The test split is read once, after the
+    last step, and only if `run.test`.
+
+    Args:
+        run: what to train.
+        log: gets the rows; those of an attempt that is continued first.
+        checkpoints: where to continue from and to keep some; None for nowhere.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are none of our business
-        return _train(run, log)
+        return _train(run, log, checkpoints or Checkpoints(None))
 
 
-def _train(run: Run, log: Log) -> Result:
-    x, clean = data.load(run.data, "train")  # (n, channels, height, width), (n,)
-    classes = data.classes(run.data)
-    y = data.replace_labels(clean, run.noise, classes, _generator(run.seed, "label noise"))
+def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dataset = data.load(run.data, subset=run.subset, image_size=run.image_size)
+    images, clean = dataset.train
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
+        images = images.to(device)
+    labels = data.replace_labels(clean, run.noise, len(dataset.classes), generator(run.seed, "label noise"))
+    labels = labels.to(device)
 
-    torch.manual_seed(_number(run.seed, "initial weights"))
-    net = models.build(run.model, x.shape[1], classes)
-    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster; torch types it not
-    loss_of = nn.CrossEntropyLoss()
+    torch.manual_seed(number(run.seed, "initial weights"))
+    net = network(run, dataset, device)
+    forward = torch.compile(net) if run.compile else net
+    average = Average(run.average, net)
+    loss_of = nn.CrossEntropyLoss(label_smoothing=run.label_smoothing)
     contender = Contender.parse(run.contender)
-    optimizer = contender.optimizer(net, run.settings, seed=_number(run.seed, "method"))
+    optimizer = contender.optimizer(net, run.settings, seed=number(run.seed, "method"))
 
-    size = min(run.batch_size, len(x))
-    per_epoch = len(x) // size
+    size = min(run.batch_size, len(images))
+    per_epoch = len(images) // size
     steps = run.epochs * per_epoch
     if run.budget == "grads":
         steps = max(1, int(steps / contender.entry.gradients))
+    evaluations = evaluation_steps(steps, per_epoch, run.evaluations)
 
-    gradients, seconds, diverged = 0, 0.0, None
-    losses: list[float] = []
-    right = 0
+    progress = Progress()
+    parts: dict[str, Any] = {"net": net, "optimizer": optimizer, "average": average}
+    saved = checkpoints.load()
+    if saved is not None and saved["run"] == dataclasses.asdict(run):  # else it is of something else that was here
+        progress = Progress(**saved["progress"])
+        torch.set_rng_state(saved["random"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        for row in progress.rows:
+            log(row)
+
+    diverged, stop, seconds = None, Stop(), progress.seconds
+    seen: list[Tensor] = []  # loss and number of right answers of every part of a batch
     began = time.perf_counter()
-    for step, batch in enumerate(batches(len(x), size, steps, _generator(run.seed, "data order")), start=1):
-        xb, yb = x[batch], y[batch]
-        _set_lr(optimizer, run.settings["lr"] * cosine((step - 1) / steps))
-        for probe in optimizer.probes():
-            outputs = net(xb)  # (batch, classes)
-            loss = loss_of(outputs, yb)
-            loss.backward()
-            gradients += 1
-            if probe == 0:
-                losses.append(loss.item())
-                right += int((outputs.argmax(1) == yb).sum())
-        optimizer.step()
-
-        if step % per_epoch == 0 or step == steps:
-            seconds += time.perf_counter() - began
-            epoch = step / per_epoch
-            train_loss = statistics.fmean(losses)
-            validation = evaluate(net, *data.load(run.data, "validation"))
-            log(
-                {
-                    "epoch": epoch,
-                    "gradient_evaluations": gradients,
-                    "train_loss": train_loss if math.isfinite(train_loss) else None,
-                    "train_accuracy": right / (size * len(losses)),
-                    "validation_accuracy": validation,
-                    "seconds": round(seconds, 4),
-                }
+    with stop.listening():
+        for rows in batches(len(images), size, steps, generator(run.seed, "data order"), skip=progress.step):
+            step = progress.step = progress.step + 1
+            shown = augment(
+                images[rows.to(images.device)].to(device),
+                run.augment,
+                generator(run.seed, f"augmentation {step}", device),
             )
-            if not math.isfinite(train_loss):
-                diverged = epoch
-                break
-            losses, right = [], 0
-            began = time.perf_counter()
+            x, y = dataset.standardise(shown), labels[rows.to(device)]
+            _set_lr(optimizer, run.settings["lr"] * rate(run, (step - 1) / steps))
+            for probe in optimizer.probes():
+                for xb, yb in zip(x.chunk(run.micro_batches), y.chunk(run.micro_batches), strict=True):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
+                        outputs = forward(xb)  # (batch, classes)
+                        loss = loss_of(outputs, yb) * (len(xb) / len(x))
+                    loss.backward()
+                    if probe == 0:  # numbers stay on the device: to look at them is to wait for it
+                        seen.append(torch.stack([loss.detach(), (outputs.argmax(1) == yb).sum()]))
+                progress.gradients += 1
+            if run.clip:
+                nn.utils.clip_grad_norm_(net.parameters(), run.clip)
+            optimizer.step()
+            average.update(net, step / steps)
+
+            if step in evaluations:
+                progress.take(seen, seconds + time.perf_counter() - began)
+                validation = evaluate(average.network(net), dataset, dataset.validation)
+                row = _row(progress, step - progress.evaluated, size, per_epoch, validation)
+                progress.rows.append(row)
+                log(row)
+                if row["train_loss"] is None:
+                    diverged = row["epoch"]
+                    break
+                seconds, began = progress.seconds, time.perf_counter()
+            if checkpoints.due() or stop.asked:
+                progress.take(seen, seconds + time.perf_counter() - began)
+                states = {name: part.state_dict() for name, part in parts.items()}
+                plain = {"run": dataclasses.asdict(run), "progress": dataclasses.asdict(progress)}
+                checkpoints.save({**states, **plain, "random": torch.get_rng_state()})
+            if stop.asked:
+                raise KeyboardInterrupt
 
     return Result(
-        test_accuracy=evaluate(net, *data.load(run.data, "test")) if run.test else None,
-        validation_accuracy=validation,
-        gradient_evaluations=gradients,
-        steps=step,
-        seconds=round(seconds, 4),
+        test_accuracy=evaluate(average.network(net), dataset, dataset.test) if run.test else None,
+        validation_accuracy=progress.rows[-1]["validation_accuracy"],
+        gradient_evaluations=progress.gradients,
+        steps=progress.step,
+        seconds=round(progress.seconds, 4),
         diverged=diverged,
         method=repr(optimizer.method),
         parameters=sum(p.numel() for p in net.parameters()),
@@ -119,41 +201,93 @@ def _train(run: Run, log: Log) -> Result:
     )
 
 
-def batches(n: int, size: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Rows of each of `steps` batches: a fresh permutation of all n per epoch, its incomplete last batch left out."""
+def network(run: Run, dataset: Dataset, device: torch.device) -> nn.Module:
+    """The freshly initialised network of a run; its weights come from torch's global generator."""
+    channels, height = dataset.train.images.shape[1:3]
+    net = models.build(run.model, channels, len(dataset.classes), image_size=height, pretrained=run.pretrained)
+    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a tenth faster; torch types it not
+    return net
+
+
+def evaluation_steps(steps: int, per_epoch: int, evaluations: int) -> set[int]:
+    """After which steps to evaluate: after every epoch, or that many times, evenly spaced; always after the last."""
+    if evaluations:
+        return {round(steps * (i + 1) / evaluations) for i in range(evaluations)} - {0}
+    return {*range(per_epoch, steps, per_epoch), steps}
+
+
+def batches(n: int, size: int, steps: int, generator: torch.Generator, skip: int = 0) -> Iterator[Tensor]:
+    """Rows of each of `steps` batches: a fresh permutation of all n per epoch, its incomplete last batch left out.
+
+    Args:
+        n: examples.
+        size: of a batch.
+        steps: batches in all.
+        generator: of the permutations.
+        skip: leave out the first batches, drawing their permutations all the same.
+    """
     per_epoch = n // size
     for step in range(steps):
         position = step % per_epoch
         if position == 0:
             order = torch.randperm(n, generator=generator)
-        yield order[position * size : (position + 1) * size]
+        if step >= skip:
+            yield order[position * size : (position + 1) * size]
 
 
-def cosine(progress: float) -> float:
-    """The share of the learning rate that is left at `progress` in [0, 1]: 1 at the start, 0 at the end."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
+def rate(run: Run, progress: float) -> float:
+    """The share of the learning rate at `progress` in [0, 1)."""
+    if progress < run.warmup:
+        return progress / run.warmup
+    progress = (progress - run.warmup) / (1 - run.warmup)
+    if run.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    if run.schedule == "step":
+        return 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+    return 1.0
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Accuracy of `net` on all of (x, y), in evaluation mode; the mode is put back."""
+def evaluate(net: nn.Module, dataset: Dataset, split: Split) -> float:
+    """Accuracy of `net` on all of a split, in evaluation mode; the mode is put back."""
     training = net.training
     net.eval()
-    batches = zip(torch.split(x, EVALUATION_BATCH), torch.split(y, EVALUATION_BATCH), strict=True)
-    right = sum(int((net(xb).argmax(1) == yb).sum()) for xb, yb in batches)
+    device = next(net.parameters()).device
+    right = 0
+    for start in range(0, len(split.labels), EVALUATION_BATCH):
+        rows = slice(start, start + EVALUATION_BATCH)
+        outputs = net(dataset.standardise(split.images[rows].to(device)))
+        right += int((outputs.argmax(1) == split.labels[rows].to(device)).sum())
     net.train(training)
-    return right / len(x)
+    return right / len(split.labels)
+
+
+def number(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose of one run: streams of different purposes have nothing in common."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: str, device: torch.device | None = None) -> torch.Generator:
+    """Random numbers for one purpose of one run."""
+    return torch.Generator(device or "cpu").manual_seed(number(seed, purpose))
+
+
+def _row(progress: Progress, steps: int, size: int, per_epoch: int, validation: float) -> dict[str, Any]:
+    """A row of metrics; begins the statistics of the next one."""
+    parts = len(progress.losses) / steps
+    loss = statistics.fmean(progress.losses) * parts
+    row = {
+        "epoch": progress.step / per_epoch,
+        "gradient_evaluations": progress.gradients,
+        "train_loss": loss if math.isfinite(loss) else None,
+        "train_accuracy": progress.right / (size * steps),
+        "validation_accuracy": validation,
+        "seconds": round(progress.seconds, 4),
+    }
+    progress.losses, progress.right, progress.evaluated = [], 0, progress.step
+    return row
 
 
 def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def _number(seed: int, purpose: str) -> int:
-    """A 63-bit seed for one purpose of one run: streams of different purposes have nothing in common."""
-    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:8], "big") >> 1
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_number(seed, purpose))

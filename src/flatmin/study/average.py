@@ -1,0 +1,45 @@
+"""Averages of the weights along a training: baselines that cost no gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+#: Of the exponential moving average, per step.
+DECAY = 0.999
+#: Where the plain mean begins, as a fraction of the training.
+SWA_START = 0.75
+
+
+class Average:
+    """The average of a network's weights and running statistics.
+
+    Args:
+        kind: none, ema (exponential moving average) or swa (plain mean over the last quarter of the steps).
+        net: the network.
+    """
+
+    def __init__(self, kind: str, net: nn.Module):
+        self._kind = kind
+        function = get_ema_multi_avg_fn(DECAY) if kind == "ema" else None  # type: ignore[no-untyped-call]  # in torch
+        self._averaged = None if kind == "none" else AveragedModel(net, multi_avg_fn=function, use_buffers=True)
+
+    def update(self, net: nn.Module, progress: float) -> None:
+        """Take in the weights after a step at `progress` in (0, 1]."""
+        if self._averaged is not None and (self._kind == "ema" or progress > SWA_START):
+            self._averaged.update_parameters(net)
+
+    def network(self, net: nn.Module) -> nn.Module:
+        """What to evaluate: the average, or the network itself where there is none yet."""
+        return net if self._averaged is None or not self._averaged.n_averaged else self._averaged.module
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many steps are in it."""
+        return {} if self._averaged is None else self._averaged.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved one."""
+        if self._averaged is not None:
+            self._averaged.load_state_dict(state)

@@ -1,0 +1,167 @@
+"""Images decoded once: arrays on disk that every process maps into its memory.
+
+They lie in $FLATMIN_CACHE, or else where the platform keeps caches (~/.cache/flatmin on Linux), in one folder for each
+state of a data set and each image size. All of it may be deleted at any time; what is needed is decoded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import platformdirs
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from flatmin.study import record, sources
+from flatmin.study.pixels import InColourError, batches
+from flatmin.study.sources import Source
+
+#: Part of every key: a change of what is stored, or how it is decoded or split, makes it another number.
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+class Decoded(NamedTuple):
+    """A data set in arrays: images (n, channels, height, width) and labels (n,) of each split."""
+
+    classes: tuple[str, ...]
+    mean: list[float]  # of each channel of the train split
+    deviation: list[float]
+    splits: tuple[Arrays, ...]  # train, validation, test
+
+
+def load(source: str, image_size: int, console: Console | None) -> Decoded:
+    """The arrays of `source`, decoded if they are not in the cache or are damaged.
+
+    Processes that ask at the same time wait for the first. What fails or is killed leaves nothing that is used.
+
+    Raises:
+        ValueError: see `flatmin.study.data.load`; or the cache cannot be written.
+    """
+    key = hashlib.sha256(f"{VERSION}\n{image_size}\n{sources.fingerprint(source)}".encode()).hexdigest()[:24]
+    folder = _root() / "images" / key
+    if (found := _open(folder)) is not None:
+        return found
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder, source, console):
+            if (found := _open(folder)) is None:
+                _decode(source, image_size, folder, console)
+                found = _open(folder)
+    except OSError as error:
+        raise ValueError(f"cannot write the image cache {folder} ({error}); set FLATMIN_CACHE to a folder") from error
+    assert found is not None
+    return found
+
+
+def _root() -> Path:
+    chosen = os.environ.get("FLATMIN_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("flatmin", appauthor=False)
+
+
+def _open(folder: Path) -> Decoded | None:
+    """What `folder` holds; None if that is not whole."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        splits = tuple((_map(folder / f"{name}-images.npy"), _map(folder / f"{name}-labels.npy")) for name in SPLITS)
+        if [list(images.shape) for images, _ in splits] != about["shapes"]:
+            return None
+        return Decoded(tuple(about["classes"]), about["mean"], about["deviation"], splits)
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _map(path: Path) -> NDArray[Any]:
+    """An array on disk, mapped privately: what a process writes into it stays its own."""
+    array: NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
+    return array
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, source: str, console: Console | None) -> Iterator[None]:
+    """Hold the right to make `folder`; the system frees it when the process ends, however it ends."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        if console is not None:
+            console.print(f"waiting for another process that decodes {source}", highlight=False)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _decode(source: str, image_size: int, folder: Path, console: Console | None) -> None:
+    """Make `folder`, complete, in one move."""
+    scratch = folder.with_name(f".{folder.name}")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    try:
+        made = scratch / "made"
+        made.mkdir(parents=True)
+        found = sources.read(source, scratch / "datasets")
+        with _bar(f"decoding {Path(source).name}", sum(len(part.rows) for part in found.parts), console) as show:
+            for channels in (1, 3):  # grey, until an image in colour turns up
+                with contextlib.suppress(InColourError):
+                    about = _write(found, channels, image_size, made, source, show)
+                    break
+        record.write_json(made / "about.json", {"source": source, "image_size": image_size, **about})
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if it is there
+        made.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(
+    found: Source, channels: int, image_size: int, folder: Path, source: str, show: Callable[[int], None]
+) -> dict[str, Any]:
+    """Decode `found` into `folder`, a batch in memory at a time, and say what is in it."""
+    moments = np.zeros((2, channels), dtype=np.int64)  # sums of the training pixels and of their squares, exact
+    shape: tuple[int, ...] = ()
+    done = 0
+    for name, part in zip(SPLITS, found.parts, strict=True):
+        np.save(folder / f"{name}-labels.npy", part.labels)
+        with (folder / f"{name}-images.npy").open("wb") as file:
+            for images in batches(part, channels, image_size, shape, source):
+                if not file.tell():
+                    shape = images.shape[1:]
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (len(part.rows), *shape)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(images.tobytes())
+                if name == "train":
+                    moments += [
+                        np.einsum("nchw->c", wide := images.astype(np.int64)),
+                        np.einsum("nchw,nchw->c", wide, wide),
+                    ]
+                show(done := done + len(images))
+            file.flush()
+            os.fsync(file.fileno())  # the move that makes the folder visible must not overtake its contents
+    mean, square = moments / (len(found.parts[0].rows) * shape[1] * shape[2])
+    return {
+        "classes": found.classes,
+        "shapes": [[len(part.rows), *shape] for part in found.parts],
+        "mean": mean.tolist(),
+        "deviation": np.sqrt(square - mean**2).tolist(),
+    }
+
+
+@contextlib.contextmanager
+def _bar(label: str, total: int, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left; call what it gives with the number of images that are done."""
+    columns = TextColumn(label), BarColumn(None), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=console is None, expand=True) as progress:
+        task = progress.add_task(label, total=total, rate="")
+        yield lambda done: progress.update(task, completed=done, rate=f"{progress.tasks[0].speed or 0:.0f} images/s")

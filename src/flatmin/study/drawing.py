@@ -1,0 +1,123 @@
+"""What all plots of a study share: how a contender looks, what is drawn of it, and which range shows it best."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flatmin.study import record
+from flatmin.study.sensitivity import Point, Sensitivity
+from flatmin.study.summary import Row
+
+#: Okabe and Ito's palette without its yellow, which is too pale for lines; after seven, the same again, dashed.
+COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+DASHES = ("solid", "dash", "dot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "star")
+
+#: What a search ranges over, in words; none has a unit.
+AXES = {"lr": "learning rate", "rho": "radius rho", "sigma": "noise scale sigma", "lam": "smoothing lam"}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a contender looks in every plot: indices into the palette, a dash and a symbol."""
+
+    colour: int
+    dash: str
+    symbol: str
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """A look for each contender; no two alike among the first 21."""
+    found = {}
+    for i, name in enumerate(names):
+        again, colour = divmod(i, len(COLOURS))
+        # The second round shifts the symbols, so that equal colours have unequal symbols.
+        found[name] = Style(colour, DASHES[again % len(DASHES)], SYMBOLS[(colour + again) % len(SYMBOLS)])
+    return found
+
+
+def curve(run: list[dict[str, float]]) -> tuple[list[float], list[float]]:
+    """Gradient evaluations and validation accuracy in percent, from the lines of one run."""
+    return [line["gradient_evaluations"] for line in run], [100 * line["validation_accuracy"] for line in run]
+
+
+def mean_curve(runs: list[list[dict[str, float]]]) -> tuple[list[float], list[float]]:
+    """The same, mean over runs; a diverged run stays where it ended."""
+    gradients, _ = curve(max(runs, key=len))
+    padded = [[*y, *[y[-1]] * (len(gradients) - len(y))] for _, y in map(curve, runs)]
+    return gradients, [statistics.fmean(values) for values in zip(*padded, strict=True)]
+
+
+def metrics(row: Row) -> list[list[dict[str, float]]]:
+    """The logged lines of each run, by seed."""
+    return [record.metrics(run.folder) for run in row.runs.values()]
+
+
+def late(rows: Iterable[tuple[Row, list[float]]]) -> tuple[float, float] | None:
+    """The range of learning curves: the rise from guessing, and falling back to it, would hide what matters."""
+    return _padded([value for row, means in rows if not row.diverged for value in means[len(means) // 5 :]])
+
+
+def accuracy_range(rows: Iterable[Row]) -> tuple[float, float] | None:
+    """From the lowest to the highest accuracy and interval, in percent, where nothing diverged."""
+    found = []
+    for row in rows:
+        if not row.diverged:
+            mean, half = 100 * row.accuracy.mean, 100 * (row.accuracy.half_width or 0)
+            found += [max(0.0, mean - half), min(100.0, mean + half)]
+            found += [100 * run.accuracy for run in row.runs.values()]
+    return _padded(found)
+
+
+def seen(value: float, limits: tuple[float, float] | None) -> float:
+    """`value`, or the lower edge of the plot if it lies below: what diverged is out of scale but not out of sight."""
+    return max(value, limits[0] + 0.02 * (limits[1] - limits[0])) if limits else value
+
+
+def apart(rows: Sequence[Row]) -> dict[str, float]:
+    """How far to move each contender along the axis of gradient evaluations, so that equal costs do not overlap."""
+    costs = [row.gradient_evaluations for row in rows]
+    step = 0.035 * ((max(costs) - min(costs)) or max(costs))
+    found: dict[str, float] = {}
+    for _, group in itertools.groupby(sorted(rows, key=_cost), key=_cost):
+        names = [row.contender for row in group]
+        found |= {name: step * (i - (len(names) - 1) / 2) for i, name in enumerate(names)}
+    return found
+
+
+def by_setting(found: Iterable[Sensitivity]) -> dict[str, dict[str, list[Point]]]:
+    """The trials of a search: hyper-parameter -> contender -> points."""
+    sorted_out: dict[str, dict[str, list[Point]]] = {}
+    for one in found:
+        if trials := [point for point in one.points if point.source == "trial"]:
+            sorted_out.setdefault(one.name, {})[one.contender] = trials
+    return sorted_out
+
+
+def score_range(points: Iterable[Point]) -> tuple[float, float] | None:
+    """The range of a search's scores, in percent, where nothing diverged."""
+    return _padded([100 * point.score for point in points if not point.diverged])
+
+
+def axis(name: str) -> str:
+    """A hyper-parameter as the title of an axis."""
+    return AXES.get(name, name)
+
+
+def is_log(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis suits `values`: all positive, and over more than a factor of five."""
+    return min(values) > 0 and max(values) > 5 * min(values)
+
+
+def _cost(row: Row) -> float:
+    return row.gradient_evaluations
+
+
+def _padded(values: list[float]) -> tuple[float, float] | None:
+    if not values:
+        return None
+    margin = 0.04 * (max(values) - min(values)) + 0.1
+    return min(values) - margin, max(values) + margin

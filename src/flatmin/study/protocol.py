@@ -1,0 +1,120 @@
+"""The protocol of a study in words, and the commands that repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from flatmin.study.config import FIRST_TUNING_SEED, Study
+from flatmin.study.summary import Summary
+
+
+def headline(name: str, study: Study) -> str:
+    """The title of a report."""
+    contenders = f"{len(study.methods)} optimizers" if len(study.methods) > 1 else study.methods[0]
+    seeds = f"{study.seeds} paired seeds" if study.seeds > 1 else "1 seed"
+    return f"{name}: {contenders} on {study.data}, n = {seeds}"
+
+
+def in_words(summary: Summary) -> list[tuple[str, str]]:
+    """What was done, as terms and sentences."""
+    study = summary.study
+    parameters = next(iter(summary.rows[0].runs.values())).result.parameters
+    found = [
+        ("Data", _data(study)),
+        ("Label noise", _noise(study)),
+        ("Network", f"{study.model}{', pretrained' * study.pretrained}, {parameters:,} trained parameters."),
+        ("Training", _training(study)),
+        ("Budget", _budget(study)),
+        ("Seeds", _seeds(study)),
+        ("Selection", _selection(study)),
+        ("Differences", f"To {summary.baseline}, paired by seed. Intervals are not corrected for many comparisons."),
+    ]
+    return found
+
+
+def commands(summary: Summary, results: dict[str, Any]) -> str:
+    """What to type to get the study again."""
+    environment = results["environments"][0]
+    commit = environment.get("commit")
+    lines = []
+    if commit:
+        lines.append(f"git checkout {shlex.quote(commit.removesuffix('-dirty'))}")
+        if commit.endswith("-dirty"):
+            lines[-1] += "  # it had changes that were not committed"
+    else:
+        lines.append(f"# flatmin {environment.get('flatmin')}, installed, not from a checkout")
+    lines.append(summary.head.get("command") or "flatmin compare --recipe study.toml --out runs/again")
+    return "\n".join(lines)
+
+
+def _data(study: Study) -> str:
+    words = study.data
+    if study.data == "digits":
+        words += ": 1,797 real 8x8 images in ten classes, split 60/20/20 into training, validation and test"
+    if study.subset:
+        words += f"; {study.subset:,} training examples of it"
+    if study.image_size:
+        words += f"; {study.image_size} pixels wide and high"
+    return f"{words}. Augmentation: {study.augment}."
+
+
+def _noise(study: Study) -> str:
+    shares = " and ".join(f"{100 * noise:g} %" for noise in study.noise)
+    return (
+        f"{shares} of the training labels, replaced by a label drawn uniformly from all classes. "
+        "Validation and test labels stay clean."
+    )
+
+
+def _training(study: Study) -> str:
+    parts = [
+        f"{study.epochs} epochs",
+        f"batches of {study.batch_size}",
+        f"learning rate schedule {study.schedule}",
+        study.precision,
+    ]
+    if study.warmup:
+        parts.append(f"warm-up over {100 * study.warmup:g} % of the steps")
+    if study.micro_batches > 1:
+        parts.append(f"each batch in {study.micro_batches} parts")
+    if study.compile:
+        parts.append("compiled")
+    if study.label_smoothing:
+        parts.append(f"label smoothing {study.label_smoothing:g}")
+    if study.clip:
+        parts.append(f"directions clipped at {study.clip:g}")
+    if study.average != "none":
+        parts.append(f"the {study.average.upper()} average of the weights is what is evaluated")
+    return ", ".join(parts) + "."
+
+
+def _budget(study: Study) -> str:
+    if study.budget == "steps":
+        return "Everybody takes the same number of steps. A method with two gradients per step costs twice as much."
+    return "Everybody computes the same number of gradients. A method with two per step takes half the steps."
+
+
+def _seeds(study: Study) -> str:
+    if study.seeds == 1:
+        return "n = 1 run per contender and condition, with seed 0: it says nothing about spread."
+    return (
+        f"n = {study.seeds} paired runs per contender and condition, with seeds 0 to {study.seeds - 1}. Runs of one "
+        "seed share initial weights, order of the data, augmentation and label noise."
+    )
+
+
+def _selection(study: Study) -> str:
+    words = ["The test split is read once, after the last step: no epoch is selected."]
+    if "default" in study.arms:
+        words.append("Default settings are published ones; nothing is selected.")
+    if "tuned" in study.arms and study.tune:
+        one = study.tune_seeds == 1
+        seeds = f"seed {FIRST_TUNING_SEED}" if one else f"{study.tune_seeds} seeds from {FIRST_TUNING_SEED} on"
+        words.append(
+            f"Tuned settings are the best of {study.tune} trials per contender by mean final validation accuracy over "
+            f"all conditions, with {seeds}, which no final run uses."
+        )
+    elif "tuned" in study.arms:
+        words.append("Tuned settings come from an earlier search, scored on validation data; this study selects none.")
+    return " ".join(words)

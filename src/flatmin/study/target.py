@@ -1,0 +1,222 @@
+"""How long it takes to get somewhere: gradient evaluations, steps and seconds until a target accuracy is first reached.
+
+The target is what the tuned baseline reaches, so it is not chosen by looking at the others. The score is AlgoPerf's
+(https://arxiv.org/abs/2306.07179): with r = time / reference time on each workload,
+
+    B = 1/3 ∫₁⁴ (fraction of workloads with r ≤ τ) dτ = mean over workloads of clip((4 − r) / 3, 0, 1)
+
+so 1 is as fast as the reference everywhere, and a workload that took four times as long, or missed, adds nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from flatmin.study import record
+
+if TYPE_CHECKING:
+    from flatmin.study.summary import Finished, Row
+
+Unit = Literal["gradient_evaluations", "steps", "seconds"]
+Reference = Literal["baseline", "pool"]
+UNITS: tuple[Unit, ...] = ("gradient_evaluations", "steps", "seconds")
+#: So many times as long as the reference is worth nothing.
+WORST = 4.0
+
+Workload = TypeVar("Workload")
+
+
+@dataclass(frozen=True)
+class Times:
+    """When a target was first reached, counted in three ways; infinity says that it was missed."""
+
+    gradient_evaluations: float = math.inf
+    steps: float = math.inf
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One contender under one condition of one arm.
+
+    Args:
+        arm: default or tuned.
+        noise: the fraction of training labels replaced.
+        contender: its name.
+        runs: by seed; at least one.
+    """
+
+    arm: str
+    noise: float
+    contender: str
+    runs: dict[int, Times]
+
+    @property
+    def reached(self) -> int:
+        """How many runs got there."""
+        return sum(math.isfinite(times.steps) for times in self.runs.values())
+
+    @property
+    def median(self) -> Times:
+        """Median over the runs of each count; infinity if half of them missed."""
+        return Times(*map(statistics.median, zip(*map(astuple, self.runs.values()), strict=True)))
+
+
+@dataclass(frozen=True)
+class TimeToTarget:
+    """Who reached the target when.
+
+    Args:
+        arm: of the baseline that sets the targets: tuned if the study has that arm.
+        baseline: the contender that sets them.
+        targets: validation accuracy by condition (noise), fractions in [0, 1].
+        rows: as in the summary, without conditions that have no target.
+    """
+
+    arm: str
+    baseline: str
+    targets: dict[float, float]
+    rows: list[Reach]
+
+    def score(self, arm: str, contender: str, unit: Unit, reference: Reference = "baseline") -> float | None:
+        """AlgoPerf's score of a contender over the conditions, in [0, 1]; None if it has not run under all of them.
+
+        Args:
+            arm: default or tuned.
+            contender: its name.
+            unit: in which time is counted.
+            reference: baseline: the one that set the targets. pool: the fastest of all arms and contenders, which
+                makes a score depend on who else takes part.
+        """
+        times = self._times(unit)
+        own = times.get((arm, contender), {})
+        if own.keys() != self.targets.keys():
+            return None
+        return score(own, times[self.arm, self.baseline] if reference == "baseline" else fastest(times.values()))
+
+    def as_json(self) -> dict[str, Any]:
+        """As `results.json` holds it; null is a target that was missed, or a score that is not known yet."""
+        names = dict.fromkeys((row.arm, row.contender) for row in self.rows)
+        return {
+            "arm": self.arm,
+            "baseline": self.baseline,
+            "targets": [{"noise": noise, "validation_accuracy": value} for noise, value in self.targets.items()],
+            "table": [_row_as_json(row) for row in self.rows],
+            "scores": [
+                {
+                    "arm": arm,
+                    "contender": contender,
+                    "to_baseline": {unit: self.score(arm, contender, unit) for unit in UNITS},
+                    "to_pool": {unit: self.score(arm, contender, unit, "pool") for unit in UNITS},
+                }
+                for arm, contender in names
+            ],
+        }
+
+    def _times(self, unit: Unit) -> dict[tuple[str, str], dict[float, float]]:
+        """Median times by arm and contender, by condition."""
+        found: dict[tuple[str, str], dict[float, float]] = {}
+        for row in self.rows:
+            found.setdefault((row.arm, row.contender), {})[row.noise] = getattr(row.median, unit)
+        return found
+
+
+def measure(rows: Sequence[Row], arm: str, baseline: str) -> TimeToTarget:
+    """Set the targets and read from the runs' metrics when they were reached.
+
+    Args:
+        rows: of the summary.
+        arm: of the baseline.
+        baseline: the contender that sets the targets.
+
+    Raises:
+        ValueError: the metrics of a run are missing or damaged.
+    """
+    targets = {
+        row.noise: goal(record.metrics(run.folder) for run in row.runs.values())
+        for row in rows
+        if (row.arm, row.contender) == (arm, baseline)
+    }
+    reaches = [
+        Reach(
+            row.arm, row.noise, row.contender, {seed: _times(run, targets[row.noise]) for seed, run in row.runs.items()}
+        )
+        for row in rows
+        if row.noise in targets
+    ]
+    return TimeToTarget(arm, baseline, targets, reaches)
+
+
+def goal(curves: Iterable[Iterable[Mapping[str, float]]]) -> float:
+    """The target that runs of the baseline set: the median of their best validation accuracies.
+
+    Of an even number it is the lower one of the two in the middle, so that more than half of these runs reach it.
+    """
+    return statistics.median_low(max(row["validation_accuracy"] for row in curve) for curve in curves)
+
+
+def first(curve: Iterable[Mapping[str, float]], target: float, steps_per_gradient: float = 1.0) -> Times:
+    """When `curve`, the rows of a run's metrics, first reaches `target`."""
+    for row in curve:
+        if row["validation_accuracy"] >= target:
+            gradients = row["gradient_evaluations"]
+            return Times(gradients, round(gradients * steps_per_gradient), row["seconds"])
+    return Times()
+
+
+def score(times: Mapping[Workload, float], reference: Mapping[Workload, float]) -> float:
+    """AlgoPerf's score, in [0, 1].
+
+    Args:
+        times: by workload, each > 0; infinity for a miss. At least one.
+        reference: the same of what to compare with. Where it misses, whoever does not gets the full share.
+
+    Raises:
+        ValueError: no workload, or not the same ones.
+
+    Examples:
+        >>> score({"a": 100.0, "b": 250.0, "c": math.inf}, {"a": 100.0, "b": 100.0, "c": 100.0})
+        0.5
+    """
+    if not times or times.keys() != reference.keys():
+        raise ValueError(f"times and reference must have the same workloads, got {[*times]} and {[*reference]}")
+    return statistics.fmean(_share(time, reference[workload]) for workload, time in times.items())
+
+
+def fastest(pool: Iterable[Mapping[Workload, float]]) -> dict[Workload, float]:
+    """The shortest time of the pool on each workload."""
+    best: dict[Workload, float] = {}
+    for times in pool:
+        for workload, time in times.items():
+            best[workload] = min(time, best.get(workload, math.inf))
+    return best
+
+
+def _share(time: float, reference: float) -> float:
+    if math.isinf(time):
+        return 0.0
+    return min(max((WORST - time / reference) / (WORST - 1), 0.0), 1.0)
+
+
+def _times(run: Finished, target: float) -> Times:
+    return first(record.metrics(run.folder), target, run.result.steps / run.result.gradient_evaluations)
+
+
+def _row_as_json(row: Reach) -> dict[str, Any]:
+    return {
+        "arm": row.arm,
+        "noise": row.noise,
+        "contender": row.contender,
+        "reached": row.reached,
+        "n": len(row.runs),
+        **_finite(row.median),
+        "runs": [{"seed": seed, **_finite(times)} for seed, times in row.runs.items()],
+    }
+
+
+def _finite(times: Times) -> dict[str, float | None]:
+    return {unit: value if math.isfinite(value) else None for unit, value in asdict(times).items()}

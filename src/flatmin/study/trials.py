@@ -1,0 +1,169 @@
+"""The trials of a search as a list that many processes work off, on one machine or on all that share the folder.
+
+Optuna keeps it, in a journal: one Optuna study per contender, every trial waiting in it from the start with its
+settings. Who works on a trial holds a file lock, which the system frees when its process ends, however it ends. So a
+trial is done once, and the trial of a killed process is taken up by the next one that looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from flatmin.registry import Range
+
+Settings = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of a contender's search.
+
+    Args:
+        contender: its name.
+        number: its place in the design, >= 0.
+        settings: `lr`, and hyper-parameters of the method.
+        score: higher is better; None while it is open, and if it failed.
+        diverged: how many of its runs diverged.
+        error: why it failed; None if it did not.
+    """
+
+    contender: str
+    number: int
+    settings: Settings
+    score: float | None = None
+    diverged: int = 0
+    error: str | None = None
+
+
+class Trials:
+    """The list in the folder `folder`, made there if it is new.
+
+    Args:
+        folder: of the search.
+        designs: the settings to try, by contender; trial k is point k.
+        spaces: what each contender's design ranges over.
+
+    Raises:
+        ValueError: the folder holds other settings, or its journal is damaged.
+    """
+
+    def __init__(
+        self, folder: Path, designs: Mapping[str, Sequence[Settings]], spaces: Mapping[str, Mapping[str, Range]]
+    ) -> None:
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._lock = FileLock(folder / ".locks" / "journal")
+        journal = folder / "journal.log"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self._lock:
+            try:
+                _drop_half_a_line(journal)
+                # The lock may be ours: unlike Optuna's it does not outlive a killed process. It need not be of their
+                # class, only acquire and release.
+                storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=cast(Any, self._lock)))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{journal} is damaged ({error}); delete it and search again: complete runs are kept"
+                ) from None
+            self._studies = {name: _study(storage, name) for name in designs}
+            for name, study in self._studies.items():
+                _enqueue(study, designs[name], spaces[name])
+
+    def all(self) -> list[Trial]:
+        """Every trial as it stands, by number, then in the contenders' order."""
+        return [_trial(*found) for found in self._found()]
+
+    def open(self) -> int:
+        """How many trials are not finished, whoever works on them."""
+        return sum(not found.state.is_finished() for _, found in self._found())
+
+    def free(self) -> int:
+        """How many trials nobody has finished or works on."""
+        free = 0
+        with self._lock:  # or somebody in search of a trial would take it that we work on those we look at
+            for study, found in self._found():
+                if not found.state.is_finished():
+                    with contextlib.suppress(Timeout), self._owner(study, found):
+                        free += 1
+        return free
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[Trial | None]:
+        """Hold the next trial inside the block; None if there is none to be had. Without `tell` it is free again."""
+        with contextlib.ExitStack() as held:
+            yield self._next(held)
+
+    def tell(self, trial: Trial, score: float | None, *, diverged: int = 0, error: str | None = None) -> None:
+        """Finish a trial that is held: with its score, or without one if it failed."""
+        study = self._studies[trial.contender]
+        with self._lock:
+            study.set_user_attr(str(trial.number), {"diverged": diverged, "error": error})
+            study.tell(trial.number, score, TrialState.FAIL if score is None else TrialState.COMPLETE)
+
+    def _next(self, held: contextlib.ExitStack) -> Trial | None:
+        with self._lock:
+            for study, found in self._found():
+                if found.state.is_finished():
+                    continue
+                try:
+                    held.enter_context(self._owner(study, found))
+                except Timeout:
+                    continue  # somebody works on it
+                if found.state == TrialState.WAITING:
+                    asked = study.ask()
+                    assert asked.number == found.number, "trials are handed out in order"
+                return _trial(study, found)
+        return None
+
+    def _found(self) -> list[tuple[optuna.Study, FrozenTrial]]:
+        found = [(study, one) for study in self._studies.values() for one in study.get_trials(deepcopy=False)]
+        return sorted(found, key=lambda pair: pair[1].number)
+
+    def _owner(self, study: optuna.Study, trial: FrozenTrial) -> FileLock:
+        return FileLock(self._folder / ".locks" / f"{study.study_name}-{trial.number:03d}", timeout=0)
+
+
+def _study(storage: JournalStorage, name: str) -> optuna.Study:
+    sampler = optuna.samplers.RandomSampler(seed=0)  # has nothing to say: every trial comes with its settings
+    return optuna.create_study(
+        storage=storage, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+    )
+
+
+def _enqueue(study: optuna.Study, design: Sequence[Settings], space: Mapping[str, Range]) -> None:
+    """Let `study` hold all of `design`; a process may have been killed while it did this."""
+    held = [trial.params for trial in study.get_trials(deepcopy=False)]
+    for number, (old, new) in enumerate(zip(held, design, strict=False)):
+        if old != new:
+            what = f"trial {number} of {study.study_name}"
+            raise ValueError(
+                f"{what} was made with settings = {old}; now asked: settings = {new}. Choose another --out."
+            )
+    ranges: dict[str, BaseDistribution] = {
+        name: FloatDistribution(axis.low, axis.high, log=axis.log) for name, axis in space.items()
+    }
+    for settings in design[len(held) :]:
+        own = {name: ranges[name] for name in settings}
+        study.add_trial(optuna.create_trial(state=TrialState.WAITING, params=settings, distributions=own))
+
+
+def _trial(study: optuna.Study, found: FrozenTrial) -> Trial:
+    told = study.user_attrs.get(str(found.number), {}) if found.state.is_finished() else {}
+    return Trial(study.study_name, found.number, found.params, found.value, **told)
+
+
+def _drop_half_a_line(journal: Path) -> None:
+    """What a process was killed in the middle of writing; the caller holds the lock."""
+    if journal.exists() and not (text := journal.read_bytes()).endswith(b"\n"):
+        journal.write_bytes(text[: text.rfind(b"\n") + 1])
