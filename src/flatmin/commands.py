@@ -151,6 +151,7 @@ class Train:
 
         run = plan.single(self.training, self.contender, _numbers(self.settings), self.noise, self.seed)
         console = Console()
+        plan.prepare(run, console)
         with record.exclusive(self.out):
             held = record.read(self.out)
             if held is not None and held[0] != run:

@@ -39,6 +39,7 @@ def compare(
     study = plan.canonical(study)
     settings = None if study.tune else plan.settings(study)
     folder.check(study, out)
+    plan.prepare(study, console)
     with record.exclusive(out):
         folder.begin(study, out, command)
         if settings is None:

@@ -1,9 +1,12 @@
-"""From a protocol to its final runs: pure functions, no files."""
+"""From a protocol to its final runs, all names looked up. Writes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+
+import torch
+from rich.console import Console
 
 from flatmin.study import data, models
 from flatmin.study.config import Run, Study, Training, one_of
@@ -22,6 +25,18 @@ def canonical(study: Study) -> Study:
     data.check(study.data)
     models.check(study.model)
     return dataclasses.replace(study, methods=tuple(str(Contender.parse(name)) for name in study.methods))
+
+
+def prepare(training: Training, console: Console | None = None) -> None:
+    """Load the data and make the network once, before worker processes do: with a progress bar, and errors at once.
+
+    Raises:
+        ValueError: the data or the network are not what they should be.
+    """
+    dataset = data.load(training.data, subset=training.subset, image_size=training.image_size, console=console)
+    channels, size = dataset.train.images.shape[1:3]
+    with torch.random.fork_rng(devices=[]):
+        models.build(training.model, channels, len(dataset.classes), image_size=size, pretrained=training.pretrained)
 
 
 def settings(study: Study, tuned: Mapping[str, dict[str, float]] | None = None) -> Settings:

@@ -59,6 +59,7 @@ def search(
     if study.tune < 1:
         raise ValueError(f"tune must be >= 1 for a search, got {study.tune}; write --tune 32")
     study = plan.canonical(study)
+    plan.prepare(study, console)
     folder.begin(study, out, command)
     _work_off(study, out, jobs, console)
     tuning = choose(study, _trials(study, out).all())
