@@ -647,3 +647,15 @@ def test_plans_are_complete_and_seeds_are_outermost():
     protocol = plan.canonical(TINY)
     runs = list(plan.runs(protocol, plan.settings(protocol)).values())
     assert len(runs) == 8 and [run.seed for run in runs] == [0] * 4 + [1] * 4 and all(run.test for run in runs)
+
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_protocol_and_says_how_to_run_it(path):
+    study = config.load(Study, path)
+    assert f"#     flatmin compare --recipe recipes/{path.name} --out runs/" in path.read_text()
+    if ":" in study.model:
+        pytest.importorskip(study.model.partition(".")[0])
+    plan.canonical(study)
