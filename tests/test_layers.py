@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "registry": {"dialogue", "methods", "papers"},
     "testing": {"testing", "dialogue", "engine"},
     "study": {"study", "engine", "registry"},
+    "__main__": {"cli"},
     "cli": {"study", "registry", "commands"},
     "commands": {"study", "registry"},
     "__init__": {"dialogue", "engine", "forward", "methods", "number", "registry", "vector", "weights"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shlex
 from collections.abc import Sequence
@@ -126,7 +127,10 @@ class Tune:
 class Train:
     """Train one network with one optimizer, and leave a run folder.
 
-    The same command goes on where an interrupted one stopped, and changes no number by it.
+    - The same command goes on where an interrupted one stopped, and changes
+      no number by it.
+    - torchrun --nproc-per-node N -m flatmin train ... shares every batch among
+      N processes.
 
     Args:
         contender: METHOD or METHOD@BASE, as in `flatmin compare`.
@@ -147,18 +151,22 @@ class Train:
 
     def __call__(self, typed: str) -> None:
         """Train or go on training, a line per evaluation."""
-        from flatmin.study import plan, record, train
+        from flatmin.study import plan, record, team, train
 
         run = plan.single(self.training, self.contender, _numbers(self.settings), self.noise, self.seed)
-        console = Console()
-        plan.prepare(run, console)
-        with record.exclusive(self.out):
+        with team.joined() as processes:
             held = record.read(self.out)
             if held is not None and held[0] != run:
                 changed = ", ".join(config.differences(held[0], run))
                 raise ValueError(f"{self.out} holds a finished run with another {changed}; choose another --out")
-            if held is None:
-                train.perform(run, self.out, lambda row: console.out(_line(row), highlight=False))
+            processes.any(held is None)  # nobody writes before all have looked
+            console = Console(quiet=not processes.first)
+            if held is None and processes.first:
+                plan.prepare(run, console)
+                with record.exclusive(self.out):
+                    train.perform(run, self.out, functools.partial(_show, console), processes)
+            elif held is None:
+                train.perform(run, self.out, team=processes)
         result = record.read_json(self.out / "result.json")
         for name in ("test_accuracy", "validation_accuracy", "gradient_evaluations", "seconds", "diverged"):
             if result[name] is not None:
@@ -177,9 +185,10 @@ def _numbers(words: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def _line(row: dict[str, Any]) -> str:
+def _show(console: Console, row: dict[str, Any]) -> None:
     loss = "diverged" if row["train_loss"] is None else f"loss {row['train_loss']:.4f}"
-    return f"epoch {row['epoch']:g}: {loss}, validation accuracy {row['validation_accuracy']:.4f}"
+    text = f"epoch {row['epoch']:g}: {loss}, validation accuracy {row['validation_accuracy']:.4f}"
+    console.out(text, highlight=False)
 
 
 @dataclass(frozen=True)

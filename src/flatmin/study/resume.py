@@ -36,15 +36,17 @@ class Checkpoints:
 
     Args:
         folder: of the run; None keeps nothing.
+        write: whether this process writes them.
     """
 
-    def __init__(self, folder: Path | None):
+    def __init__(self, folder: Path | None, *, write: bool = True):
         self._folder = folder
+        self._write = write
         self._saved = time.monotonic()
 
     def due(self) -> bool:
         """Whether it is time for the next one."""
-        return self._folder is not None and time.monotonic() - self._saved >= INTERVAL
+        return self._folder is not None and self._write and time.monotonic() - self._saved >= INTERVAL
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint; the one before it is kept until the next.
@@ -55,7 +57,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written, for example because the disk is full. The older ones are as they were.
         """
-        if self._folder is None:
+        if self._folder is None or not self._write:
             return
         buffer = io.BytesIO()
         torch.save(state, buffer)

@@ -24,6 +24,7 @@ from flatmin.study.contender import Contender
 from flatmin.study.data import Dataset, Split
 from flatmin.study.record import Result
 from flatmin.study.resume import Checkpoints, Stop
+from flatmin.study.team import Team
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -53,43 +54,50 @@ class Progress:
     rows: list[dict[str, Any]] = field(default_factory=list)
     evaluated: int = 0
 
-    def take(self, seen: list[Tensor], seconds: float) -> None:
-        """Take in losses and right answers, and empty the list of them."""
+    def take(self, seen: list[Tensor], seconds: float, team: Team) -> None:
+        """Take in losses and right answers of all processes, and empty the list of this one's."""
         values = torch.stack(seen).tolist() if seen else []
-        self.losses += [loss for loss, _ in values]
-        self.right += sum(int(right) for _, right in values)
+        self.losses += [loss / team.size for loss in team.total([loss for loss, _ in values])]
+        self.right += int(team.total([sum(right for _, right in values)])[0])
         self.seconds = seconds
         seen.clear()
 
 
-def perform(run: Run, folder: Path, show: Log = lambda row: None) -> None:
+def perform(run: Run, folder: Path, show: Log = lambda row: None, team: Team | None = None) -> None:
     """Train `run` and leave its folder complete. What an earlier attempt left there is continued.
 
     Args:
         run: what to train.
         folder: where to leave it.
         show: gets every row of metrics, too.
+        team: the processes that do it together; the first one writes.
 
     Raises:
         KeyboardInterrupt: somebody asked to stop. A checkpoint was written.
         OSError: the folder cannot be written.
     """
+    team = team or Team()
+    checkpoints = Checkpoints(folder, write=team.first)
+    if not team.first:
+        train(run, checkpoints=checkpoints, team=team)
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with record.atomic(folder / "config.toml") as path:
         config.save(run, path)
-    checkpoints = Checkpoints(folder)
     with (folder / "metrics.jsonl").open("w", encoding="utf-8") as file:
 
         def log(row: dict[str, Any]) -> None:
             print(json.dumps(row, allow_nan=False), file=file, flush=True)
             show(row)
 
-        result = train(run, log, checkpoints)
+        result = train(run, log, checkpoints, team)
     record.write_json(folder / "result.json", dataclasses.asdict(result))
     checkpoints.clear()
 
 
-def train(run: Run, log: Log = lambda row: None, checkpoints: Checkpoints | None = None) -> Result:
+def train(
+    run: Run, log: Log = lambda row: None, checkpoints: Checkpoints | None = None, team: Team | None = None
+) -> Result:
     """Train `run`, calling `log` with a row of metrics after every evaluation.
 
     Training loss and accuracy are those of the batches since the last row, at the first probe of every step and on
@@ -103,13 +111,14 @@ def train(run: Run, log: Log = lambda row: None, checkpoints: Checkpoints | None
         run: what to train.
         log: gets the rows; those of an attempt that is continued first.
         checkpoints: where to continue from and to keep some; None for nowhere.
+        team: the processes that do it together; None for this one alone.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are none of our business
-        return _train(run, log, checkpoints or Checkpoints(None))
+        return _train(run, log, checkpoints or Checkpoints(None), team or Team())
 
 
-def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _train(run: Run, log: Log, checkpoints: Checkpoints, team: Team) -> Result:
+    device = team.device
     dataset = data.load(run.data, subset=run.subset, image_size=run.image_size)
     images, clean = dataset.train
     if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 4:
@@ -119,11 +128,12 @@ def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
 
     torch.manual_seed(number(run.seed, "initial weights"))
     net = network(run, dataset, device)
-    forward = torch.compile(net) if run.compile else net
+    wrapped = team.wrap(net)
+    forward = torch.compile(wrapped) if run.compile else wrapped
     average = Average(run.average, net)
     loss_of = nn.CrossEntropyLoss(label_smoothing=run.label_smoothing)
     contender = Contender.parse(run.contender)
-    optimizer = contender.optimizer(net, run.settings, seed=number(run.seed, "method"))
+    optimizer = contender.optimizer(wrapped, run.settings, seed=number(run.seed, "method"))
 
     size = min(run.batch_size, len(images))
     per_epoch = len(images) // size
@@ -154,13 +164,13 @@ def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
                 run.augment,
                 generator(run.seed, f"augmentation {step}", device),
             )
-            x, y = dataset.standardise(shown), labels[rows.to(device)]
+            x, y = dataset.standardise(team.mine(shown)), team.mine(labels[rows.to(device)])
             _set_lr(optimizer, run.settings["lr"] * rate(run, (step - 1) / steps))
             for probe in optimizer.probes():
                 for xb, yb in zip(x.chunk(run.micro_batches), y.chunk(run.micro_batches), strict=True):
                     with torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bfloat16"):
                         outputs = forward(xb)  # (batch, classes)
-                        loss = loss_of(outputs, yb) * (len(xb) / len(x))
+                        loss = loss_of(outputs, yb) * team.weight(xb, rows)
                     loss.backward()
                     if probe == 0:  # numbers stay on the device: to look at them is to wait for it
                         seen.append(torch.stack([loss.detach(), (outputs.argmax(1) == yb).sum()]))
@@ -171,8 +181,8 @@ def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
             average.update(net, step / steps)
 
             if step in evaluations:
-                progress.take(seen, seconds + time.perf_counter() - began)
-                validation = evaluate(average.network(net), dataset, dataset.validation)
+                progress.take(seen, seconds + time.perf_counter() - began, team)
+                validation = evaluate(average.network(net), dataset, dataset.validation, team)
                 row = _row(progress, step - progress.evaluated, size, per_epoch, validation)
                 progress.rows.append(row)
                 log(row)
@@ -180,16 +190,17 @@ def _train(run: Run, log: Log, checkpoints: Checkpoints) -> Result:
                     diverged = row["epoch"]
                     break
                 seconds, began = progress.seconds, time.perf_counter()
-            if checkpoints.due() or stop.asked:
-                progress.take(seen, seconds + time.perf_counter() - began)
+            stopping = team.any(stop.asked)
+            if team.any(checkpoints.due()) or stopping:
+                progress.take(seen, seconds + time.perf_counter() - began, team)
                 states = {name: part.state_dict() for name, part in parts.items()}
                 plain = {"run": dataclasses.asdict(run), "progress": dataclasses.asdict(progress)}
                 checkpoints.save({**states, **plain, "random": torch.get_rng_state()})
-            if stop.asked:
+            if stopping:
                 raise KeyboardInterrupt
 
     return Result(
-        test_accuracy=evaluate(average.network(net), dataset, dataset.test) if run.test else None,
+        test_accuracy=evaluate(average.network(net), dataset, dataset.test, team) if run.test else None,
         validation_accuracy=progress.rows[-1]["validation_accuracy"],
         gradient_evaluations=progress.gradients,
         steps=progress.step,
@@ -248,18 +259,19 @@ def rate(run: Run, progress: float) -> float:
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, dataset: Dataset, split: Split) -> float:
-    """Accuracy of `net` on all of a split, in evaluation mode; the mode is put back."""
+def evaluate(net: nn.Module, dataset: Dataset, split: Split, team: Team | None = None) -> float:
+    """Accuracy of `net` on all of a split, in evaluation mode; the mode is put back. Processes share the work."""
+    team = team or Team()
     training = net.training
     net.eval()
     device = next(net.parameters()).device
     right = 0
-    for start in range(0, len(split.labels), EVALUATION_BATCH):
+    for start in range(team.rank * EVALUATION_BATCH, len(split.labels), team.size * EVALUATION_BATCH):
         rows = slice(start, start + EVALUATION_BATCH)
         outputs = net(dataset.standardise(split.images[rows].to(device)))
         right += int((outputs.argmax(1) == split.labels[rows].to(device)).sum())
     net.train(training)
-    return right / len(split.labels)
+    return team.total([right])[0] / len(split.labels)
 
 
 def number(seed: int, purpose: str) -> int:
