@@ -1,7 +1,7 @@
 """The processes that share one training, as `torchrun` starts them.
 
-All of them see the same batches and take every n-th example. What they log, evaluate and decide is that of all together,
-so several processes give what one gives, to rounding. The first one writes.
+All of them see the same batches, and each takes every n-th example. What they log, evaluate and decide is that of all
+together, so several processes give what one gives, to rounding. The first one writes.
 """
 
 from __future__ import annotations
