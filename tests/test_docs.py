@@ -139,9 +139,12 @@ def percent(estimate, sign=""):
     return f"{100 * estimate['mean']:{sign}.2f} ± {100 * estimate['half_width']:.2f}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/digits.md"])
-def test_the_tables_of_the_digits_study_are_its_results(page):
-    table = json.loads(text("results/digits.json"))["table"]
+@pytest.mark.parametrize(
+    ("page", "study"),
+    [("README.md", "digits"), ("docs/digits.md", "digits"), ("docs/results.md", "fashion_mnist")],
+)
+def test_the_tables_of_a_study_are_its_results(page, study):
+    table = json.loads(text(f"results/{study}.json"))["table"]
     expected = {
         (row["contender"], percent(row["test_accuracy"]), percent(row["difference"], "+") if row["difference"] else "–")
         for row in table
@@ -173,3 +176,11 @@ def test_the_table_of_the_benchmark_is_its_result():
                 f"{row['extra_copies_peak']:.2f}",
             ]
             assert cells in shown, cells
+
+
+def test_the_table_of_the_training_loop_is_its_result():
+    ratios = json.loads(text("results/training_loop.json"))["ratios"]
+    shown = [cells[1] for cells in rows_of("docs/benchmarks.md") if len(cells) == 3]
+    added = ratios["what the loop adds: loop / bare passes and steps"]
+    for ratio in (added, *(ratios[f"textbook epoch / our epoch, {name}"] for name in ("sgd", "pugd"))):
+        assert f"{ratio:.2f}" in shown

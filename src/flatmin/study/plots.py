@@ -134,7 +134,8 @@ def _runs_and_interval(axes: Axes, row: Row, y: int) -> None:
         text = f"{row.diverged} of {len(row.runs)} diverged"
         axes.annotate(text, (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7, color="0.35")
     else:
-        axes.plot([mean - half, mean + half], [y, y], color="#0072B2", linewidth=4, alpha=0.35, solid_capstyle="butt")
+        interval = [max(0.0, mean - half), min(100.0, mean + half)]
+        axes.plot(interval, [y, y], color="#0072B2", linewidth=4, alpha=0.35, solid_capstyle="butt")
         axes.plot([mean], [y], marker="|", color="#0072B2", markersize=9, markeredgewidth=2)
     # Equal runs go one above the other, so that all of them are seen.
     stacked = [y - 0.16 * good[:i].count(x) for i, x in enumerate(good)]
