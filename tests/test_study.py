@@ -582,7 +582,9 @@ def test_runs_have_one_thread():
     assert seen == [1] and after == 2
 
 
-CLI = [sys.executable, "-c", "from flatmin.cli import main; main()"]
+#: Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
+HEAR = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+CLI = [sys.executable, "-c", f"{HEAR}; from flatmin.cli import main; main()"]
 SOME = ["--methods", "sgd", "pugd", "--arms", "default", "--noise", "0.4", "--seeds", "8", "--epochs", "8"]
 
 
