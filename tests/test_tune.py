@@ -279,11 +279,13 @@ def helpers(tmp_path):
     started = []
 
     def start(study, *hangs):
-        (tmp_path / "ready").mkdir()
+        ready = tmp_path / f"ready-{len(started)}"
+        ready.mkdir()
         config.save(study, tmp_path / "study.toml")
-        rest = [str(tmp_path / name) for name in ("out", "ready", "log")] + [str(len(hangs))]
-        started.extend(subprocess.Popen([sys.executable, "-c", HELPER, *rest, hang]) for hang in hangs)
-        return started
+        rest = [str(tmp_path / "out"), str(ready), str(tmp_path / "log"), str(len(hangs))]
+        now = [subprocess.Popen([sys.executable, "-c", HELPER, *rest, hang]) for hang in hangs]
+        started.extend(now)
+        return now
 
     yield start
     for process in started:
@@ -318,15 +320,17 @@ def test_processes_share_a_search_and_nothing_is_done_twice(helpers, tmp_path):
 
 
 def test_what_a_killed_process_leaves_is_taken_up_and_nothing_else(helpers, small, tmp_path):
-    victim, heir = processes = helpers(SMALL, "sam", "")
-    wait_until(lambda: len(begun(tmp_path)) >= 6 or heir.poll() is not None, processes)
+    (victim,) = helpers(SMALL, "noise-")  # in every folder's name: it hangs in its first run
+    wait_until(lambda: begun(tmp_path), [victim])
+    (heir,) = helpers(SMALL, "")
+    wait_until(lambda: len(begun(tmp_path)) >= 6 or heir.poll() is not None, [victim, heir])
     time.sleep(0.3)
     assert heir.poll() is None, "it must wait for the trial that the other one holds"
     victim.kill()
     victim.wait()
     assert heir.wait(60) == 0
     stuck = [folder for pid, folder in begun(tmp_path) if pid == victim.pid][-1]
-    assert "sam" in str(stuck) and (heir.pid, stuck) in begun(tmp_path)
+    assert (heir.pid, stuck) in begun(tmp_path)
     again = [folder for _, folder in begun(tmp_path)]
     assert sorted(again) == sorted([*set(again), stuck]) and len(again) == 7
     assert tuning(tmp_path / "out") == tuning(small)
