@@ -39,5 +39,5 @@ for epoch in range(EPOCHS):
 
 if dist.get_rank() == 0:
     print(f"test accuracy {accuracy(net, test):.3f}")
-dist.barrier()  # a process that leaves while another is at work can end in an abort
+dist.barrier()  # leave together
 dist.destroy_process_group()

@@ -55,5 +55,5 @@ checkpoint.load(f"{folder[0]}/{EPOCHS - 1}", net, opt)
 fraction = accuracy(net, test)  # all processes take part in a forward pass
 if dist.get_rank() == 0:
     print(f"test accuracy {fraction:.3f}")
-dist.barrier()  # a process that leaves while another is at work can end in an abort
+dist.barrier()  # leave together
 dist.destroy_process_group()

@@ -74,6 +74,6 @@ def joined() -> Iterator[Team]:
     dist.init_process_group()
     try:
         yield Team(dist.get_rank(), dist.get_world_size())
-        dist.barrier()  # a process that leaves while another is at work can end in an abort
+        dist.barrier()  # leave together
     finally:
         dist.destroy_process_group()
