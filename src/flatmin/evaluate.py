@@ -77,9 +77,9 @@ def length(factor: float | Number, body: Expression, scope: Scope) -> Real:
     device = lengths[0][1].device
     if any(scope.shards):
         squares = scope.total((block, length.to(device).double().square()) for block, length in lengths)
-        return squares.sqrt().float() * real(factor, scope)  # type: ignore[no-any-return]
+        return squares.sqrt().float() * real(factor, scope)  # type: ignore[no-any-return]  # a tensor
     together = torch.stack([length.to(device, non_blocking=True) for _, length in lengths])
-    return torch.linalg.vector_norm(together * real(factor, scope))  # type: ignore[no-any-return]
+    return torch.linalg.vector_norm(together * real(factor, scope))  # type: ignore[no-any-return]  # a tensor
 
 
 def _stored(tensors: list[Tensor]) -> list[Tensor]:
@@ -106,7 +106,7 @@ def inner(left: Expression, right: Expression, scope: Scope) -> Real:
     if scope.on_cpu or not parts:
         return float(scope.total((block, part.item()) for block, part in parts))
     device = parts[0][1].device
-    return scope.total((block, part.to(device, non_blocking=True)) for block, part in parts)  # type: ignore[no-any-return]
+    return scope.total((block, part.to(device, non_blocking=True)) for block, part in parts)  # type: ignore[no-any-return]  # a tensor
 
 
 def _pairs(left: Expression, right: Expression, block: Block, scope: Scope) -> list[tuple[Tensor, Tensor]]:
