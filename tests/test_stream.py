@@ -141,8 +141,12 @@ def test_threads_end_when_somebody_asks_to_stop(streamed, monkeypatch):
         return 1.0
 
     monkeypatch.setattr(schedule, "rate", rate)
-    with pytest.raises(KeyboardInterrupt):
-        train(RUN)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(RUN)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert 4 <= len(streamed) <= 4 + stream.AHEAD
 
 
