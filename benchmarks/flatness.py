@@ -1,17 +1,17 @@
 """Largest eigenvalue and trace of a network's Hessian: ours, curvlinops', and PyHessian's algorithms as a textbook.
 
-    python benchmarks/flatness.py --data FOLDER --examples 2000 --repeats 3
+    python benchmarks/flatness.py --data FOLDER --examples 2000
 
 One network, the same images in the same batches, in interleaved repeats. All are asked for the same relative accuracy.
 
-Eigenvalues: curvlinops and we give scipy's Lanczos a product, it with scipy's default basis. The textbook iterates by
-powers until the residual is within the tolerance that the others keep. PyHessian's own rule, that two estimates differ
-by less, bounds no error and is shown beside it.
+Eigenvalues: until the residual is within the tolerance. curvlinops' products go to scipy's Lanczos, as its manual
+shows it. The textbook iterates by powers. PyHessian itself ends that when two estimates differ by less than the
+tolerance, which bounds no error; its row says when that was on the same way.
 
-Traces: all use random signs, and stop at the same standard error, not at the same number of probes.
+Traces: random signs, until the standard error is within the tolerance, however many probes that takes.
 
-`off` is the relative distance from a reference: our eigenvalue at a hundredth of the tolerance, and our trace from as
-many products as `--reference-products` says, which has an error of its own.
+`error` is the bound or the standard error at which each of them ended, relative to the value. Rows are written as they
+come, so that a run that is broken off has left something.
 
 curvlinops is optional: it asks for torchvision, so install it by hand, without what it asks for.
 """
@@ -23,7 +23,7 @@ import importlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,10 +39,19 @@ FEWEST = 6
 
 
 class Answer(NamedTuple):
-    """A number, and how many products it took."""
+    """A number.
+
+    Args:
+        value: the eigenvalue or the trace.
+        error: relative to it: a bound, or a standard error.
+        products: that it took.
+        earlier: what PyHessian's own rule would have answered, after how many seconds; None if there is no such rule.
+    """
 
     value: float
+    error: float
     products: int
+    earlier: tuple[Answer, float] | None = None
 
 
 def main() -> None:
@@ -54,24 +63,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--weights", type=Path, help="a state dict; otherwise the network is trained for --steps steps")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--tol", type=float, default=1e-2, help="of the eigenvalue")
     parser.add_argument("--trace-tol", type=float, default=0.1)
-    parser.add_argument("--most", type=int, default=200, help="products that any of them may take")
-    parser.add_argument("--reference-products", type=int, default=100, help="0 leaves the references out")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--most", type=int, default=60, help="products that any of them may take")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     options = parser.parse_args()
     net, batches = prepare(options)
-    found = measure(net, batches, options)
-    print(f"{'':24} {'seconds':>8} {'products':>8} {'value':>12} {'off':>8}")
-    for name, row in found["rows"].items():
-        off = "" if row["off"] is None else f"{row['off']:8.1e}"
-        print(f"{name:24} {row['seconds']:8.2f} {row['products']:8.0f} {row['value']:12.5g} {off:>8}")
-    if options.out:
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-        environment = record.environment(torch.get_num_threads())
-        record.write_json(options.out, {"options": plain, **found, "environment": environment})
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    environment = record.environment(torch.get_num_threads())
+    print(f"{'':24} {'seconds':>8} {'products':>8} {'value':>12} {'error':>8}")
+    taken: dict[str, list[tuple[float, Answer]]] = {}
+    for name, seconds, answer in measure(net, batches, options):
+        taken.setdefault(name, []).append((seconds, answer))
+        print(f"{name:24} {seconds:8.1f} {answer.products:8} {answer.value:12.5g} {answer.error:8.1e}", flush=True)
+        if options.out:
+            rows = {name: row(runs) for name, runs in taken.items()}
+            record.write_json(options.out, {"options": plain, "rows": rows, "environment": environment})
 
 
 def prepare(options: argparse.Namespace) -> tuple[nn.Module, Batches]:
@@ -96,51 +105,49 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, Batches]:
     return net.eval(), batches
 
 
-def measure(net: nn.Module, batches: Batches, options: argparse.Namespace) -> dict[str, Any]:
-    """Medians over the repeats."""
+def measure(net: nn.Module, batches: Batches, options: argparse.Namespace) -> Iterator[tuple[str, float, Answer]]:
+    """Name, seconds and answer of each, one after another."""
     loss, tol, trace_tol, most = nn.CrossEntropyLoss(), options.tol, options.trace_tol, options.most
     risk = Risk(net, loss, batches)
     textbook = TextbookHessian(net, loss, batches)
-    contenders: dict[str, Callable[[], Answer]] = {
-        "eigenvalue, ours": lambda: _ours(eigenvalues(risk, tol=tol, max_products=most)),
-        "eigenvalue, textbook": lambda: power_iteration(textbook, tol, most, residual=True),
-        "eigenvalue, its own rule": lambda: power_iteration(textbook, tol, most, residual=False),
-        "trace, ours": lambda: _ours(trace(risk, tol=trace_tol, max_products=most)),
-        "trace, ours, no sketch": lambda: _ours(trace(risk, tol=trace_tol, max_products=most, sketch=0)),
-        "trace, textbook": lambda: hutchinson(textbook, trace_tol, most),
-    }
     theirs = curvlinops_product(net, loss, batches)
-    if theirs is not None:
-        contenders["eigenvalue, curvlinops"] = lambda: lanczos(theirs, textbook.size, tol)
-        contenders["trace, curvlinops"] = lambda: hutchinson_of(theirs, textbook.size, trace_tol, most)
-    taken: dict[str, list[tuple[float, Answer]]] = {name: [] for name in contenders}
+    contenders: dict[str, Callable[[], Answer]] = {
+        "eigenvalue, ours": lambda: our_eigenvalue(risk, tol, most),
+        "eigenvalue, curvlinops": lambda: lanczos(theirs, textbook.size, tol),
+        "trace, ours": lambda: our_trace(risk, trace_tol, most),
+        "trace, curvlinops": lambda: hutchinson_of(theirs, textbook.size, trace_tol, most),
+        "trace, textbook": lambda: hutchinson(textbook, trace_tol, most),
+        "eigenvalue, textbook": lambda: power_iteration(textbook, tol, most),
+    }
     for _ in range(options.repeats):
         for name, contender in contenders.items():
+            if theirs is None and "curvlinops" in name:
+                continue
             began = time.perf_counter()
             answer = contender()
-            taken[name].append((time.perf_counter() - began, answer))
-            print(f"  {name}: {taken[name][-1][0]:.1f} s", flush=True)
-    reference: dict[str, float] = {}
-    error = None
-    if options.reference_products:
-        sure = trace(risk, tol=1e-6, max_products=options.reference_products, seed=1)
-        reference = {"eigenvalue": eigenvalues(risk, tol=tol / 100).values[0], "trace": sure.value}
-        error = sure.error / abs(sure.value)
-    rows = {}
-    for name, runs in taken.items():
-        value = runs[0][1].value
-        truth = reference.get(name.split(",")[0])
-        rows[name] = {
-            "seconds": statistics.median(seconds for seconds, _ in runs),
-            "products": runs[0][1].products,
-            "value": value,
-            "off": None if truth is None else abs(value - truth) / abs(truth),
-        }
-    return {"rows": rows, "reference": reference, "relative_error_of_the_reference_trace": error}
+            yield name, time.perf_counter() - began, answer
+            if answer.earlier is not None:
+                rule, seconds = answer.earlier
+                yield "eigenvalue, its own rule", seconds, rule
 
 
-def _ours(found: Any) -> Answer:
-    return Answer(found.values[0] if hasattr(found, "values") else found.value, found.cost.products)
+def row(runs: list[tuple[float, Answer]]) -> dict[str, float]:
+    """Medians over the repeats, which differ in nothing but their seconds."""
+    answer = runs[0][1]
+    seconds = statistics.median(seconds for seconds, _ in runs)
+    return {"seconds": seconds, "products": answer.products, "value": answer.value, "error": answer.error}
+
+
+def our_eigenvalue(risk: Risk, tol: float, most: int) -> Answer:
+    """The largest eigenvalue."""
+    found = eigenvalues(risk, tol=tol, max_products=most)
+    return Answer(found.values[0], found.errors[0] / abs(found.values[0]), found.cost.products)
+
+
+def our_trace(risk: Risk, tol: float, most: int) -> Answer:
+    """The trace."""
+    found = trace(risk, tol=tol, max_products=most)
+    return Answer(found.value, found.error / abs(found.value), found.cost.products)
 
 
 # -- PyHessian's algorithms, as one would write them ------------------------------------------------------------------
@@ -180,23 +187,22 @@ def _dot(a: list[Tensor], b: list[Tensor]) -> float:
     return float(sum((s * t).sum() for s, t in zip(a, b, strict=True)))
 
 
-def power_iteration(H: TextbookHessian, tol: float, most: int, *, residual: bool) -> Answer:
-    """The eigenvalue of largest modulus.
-
-    Until two estimates differ by less than `tol`, which is PyHessian's rule, or until the residual ‖Hv − λv‖ is below
-    tol |λ|, which is ours and bounds the error.
-    """
+def power_iteration(H: TextbookHessian, tol: float, most: int) -> Answer:
+    """The eigenvalue of largest modulus, until the residual ‖Hv − λv‖ is below tol |λ|, which bounds the error."""
+    began = time.perf_counter()
     torch.manual_seed(0)
     v = [torch.randn_like(p) for p in H.params]
-    before, products = math.inf, 0
+    before, products, earlier = math.inf, 0, None
     while True:
         length = math.sqrt(_dot(v, v))
         v = [t / length for t in v]
         Hv = H.product(v)
         now, products = _dot(Hv, v), products + 1
-        off = math.sqrt(max(_dot(Hv, Hv) - now**2, 0.0)) if residual else abs(now - before)
-        if off <= tol * abs(now) or products == most:
-            return Answer(now, products)
+        residual = math.sqrt(max(_dot(Hv, Hv) - now**2, 0.0)) / abs(now)
+        if earlier is None and abs(now - before) < tol * abs(now):
+            earlier = Answer(now, residual, products), time.perf_counter() - began
+        if residual <= tol or products == most:
+            return Answer(now, residual, products, earlier)
         before, v = now, Hv
 
 
@@ -217,11 +223,12 @@ def until(samples: Iterable[float], tol: float, most: int) -> Answer:
     seen: list[float] = []
     for sample in samples:
         seen.append(sample)
-        if len(seen) == most:
-            break
-        if len(seen) >= FEWEST and statistics.stdev(seen) / math.sqrt(len(seen)) <= tol * abs(statistics.fmean(seen)):
-            break
-    return Answer(statistics.fmean(seen), len(seen))
+        if len(seen) >= FEWEST:
+            mean = statistics.fmean(seen)
+            error = statistics.stdev(seen) / math.sqrt(len(seen)) / abs(mean)
+            if error <= tol or len(seen) == most:
+                return Answer(mean, error, len(seen))
+    raise AssertionError("there is no end of samples")
 
 
 # -- curvlinops -------------------------------------------------------------------------------------------------------
@@ -252,7 +259,7 @@ def lanczos(operator: Any, size: int, tol: float) -> Answer:
     start = torch.randn(size).numpy()
     matrix = LinearOperator((size, size), matvec=product, dtype="float32")
     (value,) = eigsh(matrix, 1, which="LA", tol=tol, v0=start, return_eigenvectors=False)
-    return Answer(float(value), done)
+    return Answer(float(value), tol, done)
 
 
 def hutchinson_of(operator: Any, size: int, tol: float, most: int) -> Answer:

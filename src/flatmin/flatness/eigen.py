@@ -1,23 +1,32 @@
 """Extreme eigenvalues of the Hessian: how sharp the sharpest directions are.
 
-The implicitly restarted Lanczos method (D. C. Sorensen, 1992; ARPACK, through scipy) needs nothing but products.
+Lanczos' iteration needs nothing but products. It is ours and not scipy's, which looks at what it has when its basis is
+full: every product is worth a look, for it costs three gradients.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flatmin.flatness.arguments import choice, positive, whole
 from flatmin.flatness.cost import Cost, Meter, Progress
+from flatmin.flatness.lanczos import extreme
 from flatmin.flatness.risk import Risk
 from flatmin.flatness.sampling import blocks, signs
 
 #: Rows of the identity that a small matrix is multiplied by at once.
 ROWS = 32
+
+#: Eigenvalues -> their indices, the most extreme first.
+ORDER: dict[str, Callable[[Tensor], Tensor]] = {
+    "LA": lambda found: (-found).argsort(),
+    "SA": lambda found: found.argsort(),
+    "LM": lambda found: (-found.abs()).argsort(),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +35,8 @@ class Eigenvalues:
 
     Args:
         values: in the order of `which`, the most extreme first; loss per squared unit of the weights.
-        errors: bound on the distance to an exact eigenvalue, in the same unit: tol |λ|, by the residual at which the
-            iteration ended; rounding for a matrix that was computed whole.
+        errors: bound on the distance to an exact eigenvalue, in the same unit: the residual ‖H q − λ q‖ at which the
+            iteration ended, or the rounding of the products, if that is more.
         tol: the relative error that was asked for.
         cost: what it took.
         vectors: (k, d) float64 on the CPU, of length one; None if they were not asked for.
@@ -64,8 +73,7 @@ def eigenvalues(
         operator: "hessian", or "ggn" for the Gauss-Newton matrix, which has no negative eigenvalues for convex losses.
         tol: residual ‖H q − λ q‖ at which an eigenvalue counts as found, as a fraction of |λ|; above the rounding of
             the products, which is about ten times the epsilon of the weights' dtype.
-        basis: Lanczos vectors to hold, more than k; by default 2 k + 6. The first look at the residual is after
-            that many products; fewer take more restarts, more take memory.
+        basis: Lanczos vectors to hold, more than k; by default 2 k + 6. Fewer may take more products, more take memory.
         max_products: when to give up.
         vectors: return the eigenvectors, too.
         seed: of the starting vector.
@@ -75,7 +83,7 @@ def eigenvalues(
         ValueError: k > d, or another argument is out of range.
         RuntimeError: no convergence within `max_products`.
 
-    Cost: some 10 products for one eigenvalue of a trained network; `basis` float64 vectors on the CPU. A matrix that is
+    Cost: 5 to 10 products for one eigenvalue of a trained network; `basis` float64 vectors on the CPU. A matrix that is
     not larger than the basis is computed whole, in d products.
 
     Examples:
@@ -101,15 +109,16 @@ def eigenvalues(
     whole("basis", basis, k + 1)
     meter = Meter(risk)
     if d <= basis:
-        found, columns = _dense(risk, operator, progress)
-        errors = torch.full_like(found, floor * float(found.abs().max()))
+        found, rows = _dense(risk, operator, progress)
+        best = ORDER[which](found)[:k]
+        found, rows, residuals = found[best], rows[best], torch.zeros(k)
     else:
-        found, columns = _lanczos(risk, operator, k, which, tol, basis, max_products, seed, progress)
-        errors = tol * found.abs()
-    order = {"LA": -found, "SA": found, "LM": -found.abs()}[which].argsort()[:k]
-    values, bounds = (tuple(numbers[order].tolist()) for numbers in (found, errors))
-    rows = columns.T[order].contiguous() if vectors else None
-    return Eigenvalues(values, bounds, tol, meter.read(), rows)
+        generator = torch.Generator().manual_seed(seed)
+        product = _Product(risk, operator, k, tol, basis, max_products, progress)
+        start = signs(1, d, generator)[0]
+        found, residuals, rows = extreme(product, start, ORDER[which], k, tol, basis, floor, generator)
+    errors = residuals.clamp(min=floor * float(found.abs().max()))
+    return Eigenvalues(tuple(found.tolist()), tuple(errors.tolist()), tol, meter.read(), rows if vectors else None)
 
 
 def _dense(risk: Risk, operator: str, progress: Progress | None) -> tuple[Tensor, Tensor]:
@@ -123,39 +132,33 @@ def _dense(risk: Risk, operator: str, progress: Progress | None) -> tuple[Tensor
             progress(done + size, risk.parameters)
     matrix = torch.cat(rows)
     found: tuple[Tensor, Tensor] = torch.linalg.eigh((matrix + matrix.T) / 2)
-    return found[0], found[1]
+    return found[0], found[1].T.contiguous()
 
 
-def _lanczos(
-    risk: Risk,
-    operator: str,
-    k: int,
-    which: str,
-    tol: float,
-    basis: int,
-    max_products: int,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[Tensor, Tensor]:
-    from scipy.sparse.linalg import LinearOperator, eigsh
+class _Product:
+    """The matrix times a vector, float64 on the CPU, as often as is allowed."""
 
-    done = 0
+    def __init__(
+        self,
+        risk: Risk,
+        operator: str,
+        k: int,
+        tol: float,
+        basis: int,
+        most: int,
+        progress: Progress | None,
+    ):
+        self._risk, self._operator, self._most, self._progress, self._done = risk, operator, most, progress, 0
+        self._refused = (
+            f"the {k} eigenvalues did not converge to tol={tol:g} within {most} products; "
+            f"write tol={10 * tol:g}, basis={2 * basis} or max_products={10 * most}"
+        )
 
-    def product(vector: Any) -> Any:
-        nonlocal done
-        if done == max_products:
-            raise RuntimeError(
-                f"the {k} eigenvalues did not converge to tol={tol:g} within {done} products; "
-                f"write tol={10 * tol:g}, basis={2 * basis} or max_products={10 * max_products}"
-            )
-        done += 1
-        found = risk.product(torch.from_numpy(vector.reshape(-1)), operator).double().cpu().numpy()
-        if progress is not None:
-            progress(done, None)
+    def __call__(self, vector: Tensor) -> Tensor:
+        if self._done == self._most:
+            raise RuntimeError(self._refused)
+        self._done += 1
+        found = self._risk.product(vector, self._operator).double().cpu()
+        if self._progress is not None:
+            self._progress(self._done, None)
         return found
-
-    d = risk.parameters
-    matrix = LinearOperator((d, d), matvec=product, dtype="float64")
-    start = signs(1, d, torch.Generator().manual_seed(seed))[0].numpy()
-    values, columns = eigsh(matrix, k, which=which, tol=tol, ncv=min(basis, d), v0=start, maxiter=10 * max_products)
-    return torch.from_numpy(values), torch.from_numpy(columns)

@@ -7,13 +7,18 @@ arXiv 2010.09649.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from flatmin.flatness.arguments import positive, whole
 from flatmin.flatness.cost import Meter, Progress
 from flatmin.flatness.risk import Risk
-from flatmin.flatness.sampling import Estimate, blocks, enough, mean_and_error, signs
+from flatmin.flatness.sampling import FEWEST, Estimate, enough, mean_and_error, signs
+
+#: Dimensions of a sketch that nobody gave a size.
+SKETCH = 10
 
 
 def trace(
@@ -23,7 +28,7 @@ def trace(
     tol: float = 0.02,
     max_products: int = 200,
     sketch: int | None = None,
-    block: int = 4,
+    block: int = 3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Estimate:
@@ -31,7 +36,7 @@ def trace(
 
         tr H = E zᵀ H z,    z random signs
 
-    and with a sketch, as few eigenvalues are large and the others contribute less noise:
+    and with a sketch, where few eigenvalues are large and the others contribute less noise:
 
         Q = orth(H S), S of `sketch` columns of random signs
         tr H = tr Qᵀ H Q + E zᵀ P H P z,    P = 1 − Q Qᵀ
@@ -44,8 +49,8 @@ def trace(
         operator: "hessian" or "ggn".
         tol: standard error at which to stop, as a fraction of the trace.
         max_products: when to stop in any case, with the error that is reached by then.
-        sketch: dimensions to treat exactly, at two products each; 0 for Hutchinson's plain estimator. By default 10,
-            and 0 for less than a hundred weights or a budget of less than 40 products.
+        sketch: dimensions to treat exactly, at two products each; 0 for Hutchinson's plain estimator. By default six
+            plain probes tell: if to go on like that would take more products, a sketch of 10 follows, made of theirs.
         block: probes per pass over the data, which share its forward and first backward passes.
         seed: of the probes.
         progress: called after every block, with the products done and `max_products`.
@@ -56,37 +61,68 @@ def trace(
     Raises:
         ValueError: an argument is out of range; `max_products` leaves no two probes after the sketch.
 
-    Cost: one product per probe and two per dimension of the sketch; `block` or `sketch` float64 vectors, if more.
+    Cost: one product per probe and two per dimension of the sketch; float64 vectors: some two for each of `block` or
+    of `sketch`, whichever is more.
     """
     positive("tol", tol)
     whole("block", block)
+    if sketch is not None:
+        whole("sketch", sketch, 0)
+        if sketch >= risk.parameters:
+            raise ValueError(f"sketch must be less than the number of parameters, {risk.parameters}, got {sketch}")
+    whole("max_products", max_products, 2 * (sketch or 0) + 2)
+    meter, generator = Meter(risk), torch.Generator().manual_seed(seed)
+    H = _Products(risk, operator, block, max_products, progress)
+    samples, known = list[float](), torch.empty(0, risk.parameters)
     if sketch is None:
-        sketch = 10 if risk.parameters >= 100 and max_products >= 40 else 0
-    whole("sketch", sketch, 0)
-    whole("max_products", max_products, 2 * sketch + 2)
-    if sketch >= risk.parameters:
-        raise ValueError(f"sketch must be less than the number of parameters, {risk.parameters}, got {sketch}")
-    meter, generator, samples = Meter(risk), torch.Generator().manual_seed(seed), list[float]()
-    exact, Q = _sketched(risk, operator, sketch, block, generator) if sketch else (0.0, None)
-    for size in blocks(max_products - 2 * sketch, block):
-        z = signs(size, risk.parameters, generator).to(risk.device)
+        z = signs(min(block * math.ceil(FEWEST / block), max_products), risk.parameters, generator).to(risk.device)
+        known = H(z)
+        samples = (z * known).sum(1).tolist()
+        sketch = SKETCH if _saves(samples, tol, H.left) and risk.parameters > 10 * SKETCH else 0
+    exact, Q = 0.0, None
+    if sketch:
+        more = signs(max(sketch - len(known), 0), risk.parameters, generator).to(risk.device)
+        Q = torch.linalg.qr(torch.cat([known, H(more)])[:sketch].T)[0]
+        samples, exact = [], float((Q.T * H(Q.T)).sum())
+    del known
+    while H.left and not enough(samples, tol, exact):
+        z = signs(min(block, H.left), risk.parameters, generator).to(risk.device)
         if Q is not None:
             z -= (z @ Q) @ Q.T
-        samples += (z * risk.product(z, operator)).sum(1).tolist()
-        if progress is not None:
-            progress(2 * sketch + len(samples), max_products)
-        if enough(samples, tol, exact):
-            break
+        samples += (z * H(z)).sum(1).tolist()
     mean, error = mean_and_error(samples)
     return Estimate(exact + mean, error, len(samples), tol, meter.read())
 
 
-def _sketched(risk: Risk, operator: str, rank: int, block: int, generator: torch.Generator) -> tuple[float, Tensor]:
-    """(the trace within the sketched subspace, an orthonormal basis of it (d, rank))."""
+def _saves(samples: list[float], tol: float, left: int) -> bool:
+    """Whether a sketch, and the fewest probes after it, takes less than to go on without."""
+    mean, error = mean_and_error(samples)
+    plain = len(samples) * ((error / (tol * mean)) ** 2 - 1) if mean else math.inf
+    sketched = 2 * SKETCH - min(len(samples), SKETCH) + FEWEST
+    return sketched < plain and sketched <= left
 
-    def times(rows: Tensor) -> Tensor:
-        return torch.cat([risk.product(part, operator) for part in torch.split(rows, block)])
 
-    S = signs(rank, risk.parameters, generator).to(risk.device)
-    Q: Tensor = torch.linalg.qr(times(S).T)[0]
-    return float((Q.T * times(Q.T)).sum()), Q
+class _Products:
+    """The matrix times rows, some at a time, as long as there are products left.
+
+    Args:
+        risk: the loss surface.
+        operator: which matrix of it.
+        block: rows per pass over the data.
+        most: products in all.
+        progress: told after every block.
+    """
+
+    def __init__(self, risk: Risk, operator: str, block: int, most: int, progress: Progress | None):
+        self._risk, self._operator, self._block, self._progress = risk, operator, block, progress
+        self._most = self.left = most
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """(k, d) -> (k, d)."""
+        found = []
+        for part in torch.split(rows, self._block) if len(rows) else ():
+            found.append(self._risk.product(part, self._operator))
+            self.left -= len(part)
+            if self._progress is not None:
+                self._progress(self._most - self.left, self._most)
+        return torch.cat(found) if found else rows

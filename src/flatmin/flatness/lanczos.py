@@ -1,4 +1,4 @@
-"""The Lanczos iteration with full reorthogonalisation, for several starting vectors at once."""
+"""The Lanczos iteration, all vectors kept at right angles: several at once, or one with restarts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor
 
 #: Length of a new direction, as a fraction of the largest one so far, below which the space is used up; times epsilon.
 NOTHING = 100
+
+#: Of a vector at right angles to others, what rounding in float64 may make of zero, as a fraction of the eigenvalues.
+EXACT = 1e-12
 
 
 def tridiagonal(
@@ -51,3 +54,72 @@ def tridiagonal(
             break
         q = torch.where(length[:, None] > 0, r / length.clamp(min=torch.finfo(dtype).tiny)[:, None], 0.0)
     return [(a[:m], b[: m - 1]) for a, b, m in zip(alphas, betas, size, strict=True)]
+
+
+def extreme(
+    product: Callable[[Tensor], Tensor],
+    start: Tensor,
+    order: Callable[[Tensor], Tensor],
+    k: int,
+    tol: float,
+    basis: int,
+    rounding: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Eigenpairs of a symmetric matrix, by Lanczos' iteration with thick restarts.
+
+    In the space of the vectors q_1 ... q_m so far, the matrix is T = Qᵀ A Q. An eigenpair (θ, s) of T is one of A but
+    for a residual ‖A Q s − θ Q s‖ = β |s_m|, where β is the length of what A q_m has outside of that space. It is
+    looked at after every product. A full basis gives way to the best eigenvectors in it, and goes on from there.
+
+    K. Wu, H. Simon, "Thick-Restart Lanczos Method for Large Symmetric Eigenvalue Problems", 2000.
+
+    Args:
+        product: (d,) -> (d,), the matrix times a vector, float64 on the CPU.
+        start: (d,), not zero.
+        order: eigenvalues -> their indices, those that are wanted first.
+        k: how many; less than `basis`.
+        tol: the residual, as a fraction of |θ|.
+        basis: vectors to hold; less than d.
+        rounding: of the products, as a fraction of the largest |θ|; no residual is asked to be below that.
+        generator: of the directions that are tried where the space comes to an end.
+
+    Returns:
+        k eigenvalues, their residuals, and the eigenvectors (k, d).
+
+    Cost: a product per step; `basis` vectors.
+    """
+    Q = torch.empty(basis, len(start), dtype=torch.float64)
+    T = torch.zeros(basis, basis, dtype=torch.float64)
+    Q[0], m, blind = start / torch.linalg.vector_norm(start), 0, False
+    while True:
+        r, h = _outside(product(Q[m]), Q[: m + 1])
+        T[m, : m + 1] = T[: m + 1, m] = h
+        m += 1
+        theta, S = torch.linalg.eigh(T[:m, :m])
+        best, scale, beta = order(theta), float(theta.abs().max()), float(torch.linalg.vector_norm(r))
+        ends = beta <= max(rounding, EXACT) * scale
+        blind = blind or ends
+        residuals = beta * S[m - 1, best[:k]].abs()
+        small = bool((residuals <= (tol * theta[best[:k]].abs()).clamp(min=rounding * scale)).all())
+        # Where the space has come to an end, what it lacks is not seen: equal eigenvalues, or all that the start is at
+        # right angles to. Other directions tell, as far as there is room.
+        if m >= k and small and (m == basis or not blind):
+            return theta[best[:k]], residuals, S[:, best[:k]].T @ Q[:m]
+        if ends:
+            drawn = torch.randn(len(start), dtype=torch.float64, generator=generator)
+            r = _outside(drawn, Q[:m])[0]
+        if m == basis:
+            m = k + (basis - k - 1) // 2
+            for columns in torch.split(Q, 2**16, dim=1):  # some at a time, not to hold two bases
+                columns[:m] = S[:, best[:m]].T @ columns
+            T = torch.diag_embed(torch.nn.functional.pad(theta[best[:m]], (0, basis - m)))
+        Q[m] = r / torch.linalg.vector_norm(r)
+
+
+def _outside(r: Tensor, Q: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of r at right angles to the rows of Q, and the inner products of r with them."""
+    h = Q @ r
+    r = r - h @ Q
+    rest = Q @ r  # once leaves what cancellation has left
+    return r - rest @ Q, h + rest

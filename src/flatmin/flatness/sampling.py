@@ -57,8 +57,10 @@ def enough(samples: list[float], tol: float, offset: float = 0.0) -> bool:
         tol: the standard error allowed, as a fraction of |mean + offset|.
         offset: a part of the result that has no error.
     """
+    if len(samples) < FEWEST:
+        return False
     mean, error = mean_and_error(samples)
-    return len(samples) >= FEWEST and error <= tol * abs(mean + offset)
+    return error <= tol * abs(mean + offset)
 
 
 def signs(count: int, length: int, generator: torch.Generator) -> Tensor:
