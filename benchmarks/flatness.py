@@ -11,7 +11,7 @@ tolerance, which bounds no error; its row says when that was on the same way.
 Traces: random signs, until the standard error is within the tolerance, however many probes that takes.
 
 `error` is the bound or the standard error at which each of them ended, relative to the value. Rows are written as they
-come, so that a run that is broken off has left something.
+come, and the same command goes on where it was broken off.
 
 curvlinops is optional: it asks for torchvision, so install it by hand, without what it asks for.
 """
@@ -23,7 +23,7 @@ import importlib
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,16 +71,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     options = parser.parse_args()
     net, batches = prepare(options)
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+    plain = {key: getattr(value, "name", value) for key, value in vars(options).items() if key != "out"}
+    plain["data"] = Path(options.data).name
+    held = kept(options.out, plain)
     environment = record.environment(torch.get_num_threads())
     print(f"{'':24} {'seconds':>8} {'products':>8} {'value':>12} {'error':>8}")
     taken: dict[str, list[tuple[float, Answer]]] = {}
-    for name, seconds, answer in measure(net, batches, options):
+    for name, seconds, answer in measure(net, batches, options, held):
         taken.setdefault(name, []).append((seconds, answer))
         print(f"{name:24} {seconds:8.1f} {answer.products:8} {answer.value:12.5g} {answer.error:8.1e}", flush=True)
         if options.out:
-            rows = {name: row(runs) for name, runs in taken.items()}
+            rows = held | {name: row(runs) for name, runs in taken.items()}
             record.write_json(options.out, {"options": plain, "rows": rows, "environment": environment})
+
+
+def kept(out: Path | None, options: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Rows that an earlier run with the same options has left."""
+    if out is None or not out.exists():
+        return {}
+    found = record.read_json(out)
+    return dict(found["rows"]) if found["options"] == options else {}
 
 
 def prepare(options: argparse.Namespace) -> tuple[nn.Module, Batches]:
@@ -105,8 +115,10 @@ def prepare(options: argparse.Namespace) -> tuple[nn.Module, Batches]:
     return net.eval(), batches
 
 
-def measure(net: nn.Module, batches: Batches, options: argparse.Namespace) -> Iterator[tuple[str, float, Answer]]:
-    """Name, seconds and answer of each, one after another."""
+def measure(
+    net: nn.Module, batches: Batches, options: argparse.Namespace, held: Container[str]
+) -> Iterator[tuple[str, float, Answer]]:
+    """Name, seconds and answer of each that is not held already, one after another."""
     loss, tol, trace_tol, most = nn.CrossEntropyLoss(), options.tol, options.trace_tol, options.most
     risk = Risk(net, loss, batches)
     textbook = TextbookHessian(net, loss, batches)
@@ -121,7 +133,7 @@ def measure(net: nn.Module, batches: Batches, options: argparse.Namespace) -> It
     }
     for _ in range(options.repeats):
         for name, contender in contenders.items():
-            if theirs is None and "curvlinops" in name:
+            if name in held or (theirs is None and "curvlinops" in name):
                 continue
             began = time.perf_counter()
             answer = contender()
@@ -241,7 +253,7 @@ def curvlinops_product(net: nn.Module, loss: nn.Module, batches: Batches) -> Any
     except ImportError:
         print("curvlinops is not installed")
         return None
-    return curvlinops.HessianLinearOperator(net, loss, list(net.parameters()), batches)
+    return curvlinops.HessianLinearOperator(net, loss, list(net.parameters()), batches, check_deterministic=False)
 
 
 def lanczos(operator: Any, size: int, tol: float) -> Answer:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flatmin import __version__, cli, commands
+from flatmin.commands.compare import Compare
 from flatmin.registry import METHODS
 from flatmin.study import config
 from flatmin.study.config import Study, Training
@@ -191,7 +192,7 @@ def test_tune_repeats_finalists(tmp_path, capsys):
 
 
 def test_recipes_are_studies():
-    assert config.load(Study, RECIPES / "digits.toml") == Study()
+    assert config.load(Study, RECIPES / "digits.toml") == Compare().study
     tune = config.load(Study, RECIPES / "digits_tune.toml")
     assert tune.tune and {*tune.methods} <= {*METHODS, "sgd", "adamw"}
     family = config.load(Study, RECIPES / "digits_family.toml")

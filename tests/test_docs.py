@@ -264,6 +264,36 @@ def test_the_table_of_the_training_loop_is_its_result():
         assert f"{ratio:.2f}" in shown
 
 
+def test_the_table_of_curvature_is_its_result():
+    found = json.loads(text("results/flatness.json"))
+    shown = rows_of("docs/benchmarks.md")
+    for name, row in found["rows"].items():
+        cells = [
+            name,
+            f"{row['seconds']:.0f}",
+            f"{row['products']}",
+            f"{row['value']:.4g}",
+            f"{100 * row['error']:.1f} %",
+        ]
+        assert cells in shown, cells
+    rows, options = found["rows"], found["options"]
+    assert options["examples"] == 2000 and options["model"] == "resnet18"
+    for kind in ("eigenvalue", "trace"):
+        others = [
+            row for name, row in rows.items() if name.startswith(kind) and "ours" not in name and "rule" not in name
+        ]
+        assert len(others) == 2 and all(rows[f"{kind}, ours"]["seconds"] <= other["seconds"] for other in others)
+
+
+def test_the_table_of_updates_is_its_result():
+    shown = rows_of("docs/flatness.md")
+    for arm, contenders in json.loads(text("results/updates.json"))["arms"].items():
+        for name, row in contenders.items():
+            numbers = [f"{row[key]:.2g}" for key in ("median", "largest", "peak", "per_rate")]
+            assert [name, arm, *numbers] in shown, (name, arm, numbers)
+            assert row["runs"] == 5
+
+
 def measured(study, arm, noise):
     """Contender -> (mean accuracy, difference to SGD, half-width of that), in points."""
     table = json.loads(text(f"results/{study}.json"))["table"]

@@ -27,6 +27,8 @@ from flatmin.flatness import (
     unit_ball,
     worst_case,
 )
+from flatmin.study import train as study_train
+from flatmin.study.config import Run
 
 #: ½ Σ λ w² at a point where the slope is not zero.
 SPECTRUM, START = [1.0, 2.0, 4.0], [0.3, -0.2, 0.1]
@@ -312,6 +314,19 @@ def test_updates_are_how_far_the_weights_went(make):
 def test_updates_of_pugd_are_bounded_by_the_learning_rate():
     assert train(OPTIMIZERS["pugd"])[0].absolute == pytest.approx([0.1] * 5)
     assert max(train(OPTIMIZERS["sgd"])[0].absolute) > 0.1
+
+
+def test_updates_of_a_run_of_a_study():
+    seen = []
+
+    def attend(optimizer):
+        seen.append(Updates(optimizer))
+        return seen[0]
+
+    run = Run("pugd", epochs=2, settings={"lr": 0.02})
+    result = study_train.train(run, attend=attend)
+    assert len(seen[0].absolute) == result.steps and max(seen[0].absolute) < 0.02 / (1 - 0.9) * 1.01  # and weight decay
+    assert result.test_accuracy == study_train.train(run).test_accuracy
 
 
 def test_updates_refuse_what_is_no_optimizer():

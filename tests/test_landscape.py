@@ -296,14 +296,33 @@ def test_the_plane_of_a_path_holds_both_ends_and_is_the_best_that_does():
     assert (path.coordinates[:, 1] ** 2).sum() == pytest.approx(torch.linalg.svdvals(left)[0].item() ** 2)
 
 
+def test_the_plane_of_principal_components_holds_more():
+    walk = states(small_net().double(), 6)
+    path, between = landscape.plane_of(walk, "pca"), landscape.plane_of(walk)
+    flat = torch.stack([torch.cat([t.flatten() for t in point]) for point in walk])
+    away = flat - flat[-1]
+    axes = torch.stack([torch.cat([t.flatten() for t in axis]) for axis in path.frame.axes])
+    torch.testing.assert_close(axes @ axes.T, torch.eye(2, dtype=torch.float64))
+    torch.testing.assert_close(away @ axes.T, path.coordinates)
+    sizes = torch.linalg.svdvals(away)
+    torch.testing.assert_close(torch.linalg.vector_norm(path.coordinates, dim=0), sizes[:2])
+    assert path.explained == pytest.approx((sizes[:2].square().sum() / sizes.square().sum()).item())
+    assert path.explained > between.explained
+    assert (path.coordinates[0] >= 0).all() and path.coordinates[-1].tolist() == [0, 0]
+
+
 def test_paths_without_a_plane_are_refused():
     net = small_net()
     walk = states(net, 3)
+    with pytest.raises(ValueError, match="through must be one of 'ends', 'pca', got 'last'"):
+        landscape.plane_of(walk, "last")
     with pytest.raises(ValueError, match="path must have at least 3 points, got 2"):
         landscape.plane_of(walk[:2])
     middle = [(a + b) / 2 for a, b in zip(walk[0], walk[1], strict=True)]
     with pytest.raises(ValueError, match="path is a straight line"):
         landscape.plane_of([walk[0], middle, walk[1]])
+    with pytest.raises(ValueError, match="path is a straight line"):
+        landscape.plane_of([walk[0], middle, walk[1]], "pca")
     with pytest.raises(ValueError, match="path ends where it begins"):
         landscape.plane_of([walk[0], walk[1], walk[0]])
 

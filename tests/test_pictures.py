@@ -224,6 +224,14 @@ def test_a_landscape_of_two_runs(runs, drawn):
     assert 0.5 < path["explained"] <= 1
 
 
+def test_a_training_in_its_principal_components(runs, tmp_path):
+    options = ["--examples", "20", "--points", "3", "--directions", "1", "--plane", "pca", "--out", str(tmp_path)]
+    assert flatmin("landscape", str(runs[0]), *options) == 0
+    path = record.read_json(tmp_path / "landscape.json")["paths"][runs[0].name]
+    assert path["points"][0][1] > 1e-6 and path["points"][-1] == [0, 0]
+    assert "first principal component" in (tmp_path / "landscape.html").read_text()
+
+
 def test_a_landscape_of_a_network_of_yours(tmp_path, capsys):
     torch.manual_seed(0)
     torch.save(my_net(10).state_dict(), tmp_path / "mine.pt")

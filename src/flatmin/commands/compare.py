@@ -12,12 +12,16 @@ from rich.console import Console
 from flatmin.commands import protocol
 from flatmin.study.config import Study
 
+#: Examples to measure flatness on, unless a recipe or the user says otherwise: few, as every run is measured.
+FLATNESS = 200
+
 
 @dataclass(frozen=True)
 class Compare:
     """Compare optimizers on real data: paired seeds, equal budgets, 95 % intervals.
 
-    - Prints test accuracy, difference to SGD, gradient evaluations and time.
+    - Prints test accuracy, difference to SGD, gradient evaluations and time,
+      and how flat the minima are: largest eigenvalue, trace, sharpness.
     - Keeps every run in a folder below --out. The same command goes on there
       after an interruption, and repeats nothing.
     - As it stands it trains 180 small networks: minutes, and no download.
@@ -27,12 +31,12 @@ class Compare:
         recipe: a TOML file with the protocol, such as recipes/digits.toml or the study.toml of a study; the options
             given beside it override it.
         out: the study's folder: a new one, or one with this same study, which is then continued. Gets study.toml,
-            env.json, runs/, results.json, report.html, accuracy.png, curves.png and cost.png; with --tune also tune/,
-            tuning.json and sensitivity.png; with --flatness also flatness.png.
+            env.json, runs/, results.json, report.html, accuracy.png, curves.png, cost.png and, unless --flatness is 0,
+            flatness.png; with --tune also tune/, tuning.json and sensitivity.png.
         jobs: worker processes, of one thread each. By default one per core.
     """
 
-    study: tyro.conf.OmitArgPrefixes[Study] = field(default_factory=Study)
+    study: tyro.conf.OmitArgPrefixes[Study] = field(default_factory=lambda: Study(flatness=FLATNESS))
     recipe: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     out: Path = Path("runs/digits")
     jobs: int = field(default_factory=protocol.cores)

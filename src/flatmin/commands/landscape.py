@@ -37,6 +37,8 @@ class Landscape:
         normalise: what gets the length of the network's own in a random direction: every filter, every tensor, or none.
         statistics: BatchNorm's: frozen (those of the network), rebuilt (anew at every point), or auto: frozen around a
             network, rebuilt between networks and along a training.
+        plane: of a training: the one through both ends of it that shows most of the rest, or that of its first two
+            principal components (pca).
         seed: of the directions.
         out: the folder of slices.png, surface.png, line.png, path.png (and .svg), landscape.html (to turn, and to
             switch networks on and off) and landscape.json.
@@ -54,6 +56,7 @@ class Landscape:
     radius: float = 1.0
     normalise: Literal["filter", "tensor", "none"] = "filter"
     statistics: Literal["auto", "frozen", "rebuilt"] = "auto"
+    plane: Literal["ends", "pca"] = "ends"
     seed: int = 0
     out: Path = Path("runs/landscape")
 
@@ -61,7 +64,9 @@ class Landscape:
         """Measure, write the pictures, print what the losses are."""
         from flatmin.pictures import networks_report, views
 
-        view = views.View(self.directions, self.points, self.radius, self.normalise, self.statistics, self.seed)
+        view = views.View(
+            self.directions, self.points, self.radius, self.normalise, self.statistics, self.plane, self.seed
+        )
         minima = networks.minima(
             "landscape", self.runs, self.model, self.weights, self.data, self.image_size, self.split, self.examples
         )

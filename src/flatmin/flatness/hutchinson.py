@@ -73,20 +73,24 @@ def trace(
     whole("max_products", max_products, 2 * (sketch or 0) + 2)
     meter, generator = Meter(risk), torch.Generator().manual_seed(seed)
     H = _Products(risk, operator, block, max_products, progress)
-    samples, known = list[float](), torch.empty(0, risk.parameters)
+
+    def draw(rows: int) -> Tensor:
+        return signs(rows, risk.parameters, generator).to(risk.device)
+
+    samples, plain = list[float](), list[Tensor]()
     if sketch is None:
-        z = signs(min(block * math.ceil(FEWEST / block), max_products), risk.parameters, generator).to(risk.device)
-        known = H(z)
-        samples = (z * known).sum(1).tolist()
+        z = draw(min(block * math.ceil(FEWEST / block), max_products))
+        plain = [H(z)]
+        samples = (z * plain[0]).sum(1).tolist()
         sketch = SKETCH if _saves(samples, tol, H.left) and risk.parameters > 10 * SKETCH else 0
     exact, Q = 0.0, None
     if sketch:
-        more = signs(max(sketch - len(known), 0), risk.parameters, generator).to(risk.device)
-        Q = torch.linalg.qr(torch.cat([known, H(more)])[:sketch].T)[0]
+        columns = torch.cat([*plain, H(draw(max(sketch - len(samples), 0)))])
+        Q = torch.linalg.qr(columns[:sketch].T)[0]
         samples, exact = [], float((Q.T * H(Q.T)).sum())
-    del known
+        del columns, plain
     while H.left and not enough(samples, tol, exact):
-        z = signs(min(block, H.left), risk.parameters, generator).to(risk.device)
+        z = draw(min(block, H.left))
         if Q is not None:
             z -= (z @ Q) @ Q.T
         samples += (z * H(z)).sum(1).tolist()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 Normalise = Literal["filter", "tensor", "none"]
+Through = Literal["ends", "pca"]
 
 
 class Frame(Protocol):
@@ -132,47 +133,63 @@ def _lengths(t: Tensor, of: Normalise) -> Tensor:
     return lengths.view(-1, *[1] * (t.ndim - 1)) if t.ndim else lengths.squeeze()
 
 
-def plane_of(path: Sequence[list[Tensor]]) -> Path:
-    """The plane that holds the first and the last point of a training, and most of what is between them.
-
-    Its first axis points from the last point to the first. Its second is the first principal component of what the
-    first leaves over of the others' distances to the last.
-
-    Differs from Li et al.: their plane is that of two principal components, and need not hold the first point.
+def plane_of(path: Sequence[list[Tensor]], through: Through = "ends") -> Path:
+    """The plane that shows most of a training.
 
     Args:
         path: three points or more, in order, not all on one line.
+        through: ends: the first axis points from the last point to the first, the second is the first principal
+            component of what that leaves over of the others' distances to the last; so both ends lie in the plane.
+            pca: the first two principal components of all distances to the last, as Li et al. draw it; more of the
+            distances lies in it, and the first point need not.
 
     Raises:
-        ValueError: they are fewer, or on one line.
+        ValueError: they are fewer, on one line, or `through` is unknown.
 
     Cost: memory for one more point than the two axes; inner products of all pairs.
     """
+    if through not in ("ends", "pca"):
+        raise ValueError(f"through must be one of 'ends', 'pca', got {through!r}")
     if len(path) < 3:
         raise ValueError(f"path must have at least 3 points, got {len(path)}")
     last = path[-1]
     products = torch.tensor([[_inner(a, b, last) for b in path] for a in path], dtype=torch.float64)
-    total, length = products.trace().item(), math.sqrt(products[0, 0])
-    if not length:
-        raise ValueError("path ends where it begins, so there is no line through both ends; leave the first point out")
-    first = products[0] / length
-    values, vectors = torch.linalg.eigh(products - torch.outer(first, first))
-    largest, vector = values[-1].item(), vectors[:, -1]
-    if largest <= 1e-9 * total:
-        raise ValueError("path is a straight line, which no plane shows better; use Segment")
-    # The second axis: Σ vᵢ (pointᵢ - last - firstᵢ axis) / √λ.
-    along = (vector @ first).item() / length
+    combine = _joining_ends(products) if through == "ends" else _principal(products)
     axes: tuple[list[Tensor], list[Tensor]] = [], []
     for tensors in zip(*path, strict=True):
-        start, end = tensors[0], tensors[-1]
-        axes[0].append((start - end) / length)
-        left = -along * (start - end)
-        for c, t in zip(vector.tolist(), tensors, strict=True):
-            left += c * (t - end)
-        axes[1].append(left / math.sqrt(largest))
-    coordinates = torch.stack([first, math.sqrt(largest) * vector], dim=1)
-    explained = (coordinates.square().sum() / total).item()
+        for axis, weights_of_points in zip(axes, combine.tolist(), strict=True):
+            axis.append(torch.zeros_like(tensors[-1]))
+            for c, t in zip(weights_of_points, tensors, strict=True):
+                axis[-1].add_(t - tensors[-1], alpha=c)
+    coordinates = products @ combine.T
+    explained = (coordinates.square().sum() / products.trace()).item()
     return Path(Affine(last, axes), coordinates, explained)
+
+
+def _joining_ends(products: Tensor) -> Tensor:
+    """How much of each point, as seen from the last, is in either axis of the plane through both ends: (2, points)."""
+    length = math.sqrt(products[0, 0])
+    if not length:
+        raise ValueError("path ends where it begins, so there is no line through both ends; leave the first point out")
+    along = products[0] / length
+    values, vectors = torch.linalg.eigh(products - torch.outer(along, along))
+    start = torch.eye(len(products), dtype=products.dtype)[0] / length
+    across = vectors[:, -1] - (vectors[:, -1] @ along) * start
+    return torch.stack([start, across / _square_root(values[-1], products)])
+
+
+def _principal(products: Tensor) -> Tensor:
+    """The same of the plane of the first two principal components; the first point is to the right and above."""
+    values, vectors = torch.linalg.eigh(products)
+    found = torch.stack([vectors[:, -i] / _square_root(values[-i], products) for i in (1, 2)])
+    return found * torch.where(found @ products[0] < 0, -1, 1)[:, None]
+
+
+def _square_root(value: Tensor, products: Tensor) -> float:
+    """The length of what is along an axis."""
+    if value <= 1e-9 * products.trace():
+        raise ValueError("path is a straight line, which no plane shows better; use Segment")
+    return math.sqrt(value)
 
 
 def _inner(a: list[Tensor], b: list[Tensor], origin: list[Tensor]) -> float:

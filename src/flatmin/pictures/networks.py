@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flatmin.landscape import Slice
 from flatmin.pictures import look
-from flatmin.pictures.views import Seen, View
+from flatmin.pictures.views import AXES, Seen, View
 from flatmin.study.drawing import COLOURS, Style
 from flatmin.study.plots import LINES
 
@@ -29,7 +29,7 @@ def draw(seen: Seen, view: View, folder: Folder) -> list[str]:
     if seen.lines:
         files += _lines(seen, folder)
     if seen.paths:
-        files += _paths(seen, styles, folder)
+        files += _paths(seen, styles, AXES[view.plane], folder)
     return files
 
 
@@ -73,7 +73,7 @@ def _sheets(seen: Seen, view: View, folder: Folder) -> list[str]:
     return look.save(figure, folder, "surface")
 
 
-def _paths(seen: Seen, styles: Mapping[str, Style], folder: Folder) -> list[str]:
+def _paths(seen: Seen, styles: Mapping[str, Style], names: tuple[str, str], folder: Folder) -> list[str]:
     """Trainings from their first point to their last, in their planes."""
 
     def route(axes: Axes, name: str) -> None:
@@ -86,7 +86,7 @@ def _paths(seen: Seen, styles: Mapping[str, Style], folder: Folder) -> list[str]
     titles = [
         f"{name}: the plane explains {100 * path.explained:.0f} % of the path" for name, (path, _) in seen.paths.items()
     ]
-    figure = _maps(sheets, ("from the end to the start, units of w", "across, units of w"), titles, route)
+    figure = _maps(sheets, names, titles, route)
     return look.save(figure, folder, "path")
 
 

@@ -16,7 +16,7 @@ from flatmin.landscape import Slice
 from flatmin.pictures.look import levels
 from flatmin.pictures.networks import UNITS
 from flatmin.pictures.parts import LIGHT, LOG, axis, colour, from_above, rows, safe, shape
-from flatmin.pictures.views import Seen, View
+from flatmin.pictures.views import AXES, Seen, View
 from flatmin.study.drawing import COLOURS, Style
 from flatmin.study.figures import Figure
 from flatmin.study.parts import Trace
@@ -28,7 +28,7 @@ def figures(seen: Seen, view: View, styles: Mapping[str, Style]) -> list[Figure]
     found = [_turning(seen, styles, unit), _curves(seen, styles, unit)]
     if seen.lines:
         found.append(_lines(seen, styles))
-    return [*found, *_maps(seen, unit), *_paths(seen, styles)]
+    return [*found, *_maps(seen, unit), *_paths(seen, styles, AXES[view.plane])]
 
 
 def _turning(seen: Seen, styles: Mapping[str, Style], unit: str) -> Figure:
@@ -87,8 +87,8 @@ def _maps(seen: Seen, unit: str) -> Iterator[Figure]:
         yield Figure(f"{name}, from above", [_ground(name, plane, at)], layout)
 
 
-def _paths(seen: Seen, styles: Mapping[str, Style]) -> Iterator[Figure]:
-    layout = {"xaxis": axis("from the end to the start, units of w"), "yaxis": axis("across, units of w")}
+def _paths(seen: Seen, styles: Mapping[str, Style], names: tuple[str, str]) -> Iterator[Figure]:
+    layout = {"xaxis": axis(names[0]), "yaxis": axis(names[1])}
     for name, (path, plane) in seen.paths.items():
         xs, ys = path.coordinates.T.tolist()
         words = ["start", *[f"point {i}" for i in range(1, len(xs) - 1)], "end"]

@@ -23,6 +23,12 @@ STATISTICS = {
     "rebuilt": "computed anew at every point",
 }
 
+#: The axes of the plane of a training.
+AXES = {
+    "ends": ("from the end to the start, units of w", "across, units of w"),
+    "pca": ("first principal component, units of w", "second principal component, units of w"),
+}
+
 
 @dataclass(frozen=True)
 class View:
@@ -35,6 +41,7 @@ class View:
         normalise: filter, tensor or none, see `flatmin.landscape.random_direction`.
         statistics: BatchNorm's. frozen: those of the network. rebuilt: computed anew at every point. auto: frozen
             around a network, rebuilt between networks and along a training.
+        plane: of a training: ends or pca, see `flatmin.landscape.plane_of`.
         seed: of the directions, >= 0.
     """
 
@@ -43,6 +50,7 @@ class View:
     radius: float = 1.0
     normalise: Literal["filter", "tensor", "none"] = "filter"
     statistics: Literal["auto", "frozen", "rebuilt"] = "auto"
+    plane: Literal["ends", "pca"] = "ends"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,7 +111,7 @@ def look(minima: Sequence[Minimum], view: View, console: Console) -> Seen:
         seen.lines[name] = _losses(first, segment, t, None, between, name, console)
     for one in minima:
         if len(one.path) >= 3:
-            path = landscape.plane_of([landscape.point(one.net, state) for state in one.path])
+            path = landscape.plane_of([landscape.point(one.net, state) for state in one.path], view.plane)
             x, y = (_around(values, max(3, view.points // 2)) for values in path.coordinates.T)
             sheet = _losses(one, path.frame, x, y, between, f"{one.name}, training", console)
             seen.paths[one.name] = path, sheet

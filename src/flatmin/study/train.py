@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ Log = Callable[[dict[str, Any]], None]
 Watch = Callable[[int, Schedule, list[Tensor]], None]
 #: Called with how many steps were taken and what is evaluated then: before the first, and at every evaluation.
 Keep = Callable[[int, nn.Module], None]
+#: Called with the optimizer, and entered for as long as it trains.
+Attend = Callable[[torch.optim.Optimizer], AbstractContextManager[Any]]
 
 
 def perform(
@@ -86,6 +88,7 @@ def train(
     team: Team | None = None,
     watch: Watch = lambda step, schedule, seen: None,
     keep: Keep = lambda step, net: None,
+    attend: Attend = nullcontext,
 ) -> Result:
     """Train `run`, calling `log` with a row of metrics after every evaluation.
 
@@ -103,12 +106,15 @@ def train(
         team: the processes that do it together; None for this one alone.
         watch: called after every step.
         keep: called on every process with the network, to keep it.
+        attend: `flatmin.flatness.Updates`, say: a context on the optimizer, for as long as it trains.
     """
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are none of our business
-        return _train(run, log, checkpoints or Checkpoints(None), team or Team(), watch, keep)
+        return _train(run, log, checkpoints or Checkpoints(None), team or Team(), watch, keep, attend)
 
 
-def _train(run: Run, log: Log, checkpoints: Checkpoints, team: Team, watch: Watch, keep: Keep) -> Result:
+def _train(
+    run: Run, log: Log, checkpoints: Checkpoints, team: Team, watch: Watch, keep: Keep, attend: Attend
+) -> Result:
     dataset = data.load(run.data, subset=run.subset, image_size=run.image_size)
     contender = Contender.parse(run.contender)
     schedule = Schedule.of(run, len(dataset.train.labels), contender.entry.gradients)
@@ -139,7 +145,7 @@ def _train(run: Run, log: Log, checkpoints: Checkpoints, team: Team, watch: Watc
         return evaluate(judged, dataset, split, team)
 
     tally.start_clock()
-    with stop.listening(), closing(feed.batches(skip=tally.step)) as batches:
+    with stop.listening(), attend(optimizer), closing(feed.batches(skip=tally.step)) as batches:
         for x, y in batches:
             step = tally.step = tally.step + 1
             schedule.set_lr(optimizer, step)
