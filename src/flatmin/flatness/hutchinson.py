@@ -49,8 +49,8 @@ def trace(
         operator: "hessian" or "ggn".
         tol: standard error at which to stop, as a fraction of the trace.
         max_products: when to stop in any case, with the error that is reached by then.
-        sketch: dimensions to treat exactly, at two products each; 0 for Hutchinson's plain estimator. By default six
-            plain probes tell: if to go on like that would take more products, a sketch of 10 follows, made of theirs.
+        sketch: dimensions to treat exactly, at two products each; 0 for Hutchinson's plain estimator. By default 10,
+            made of plain probes, as soon as these say that to go on like that would take more products.
         block: probes per pass over the data, which share its forward and first backward passes.
         seed: of the probes.
         progress: called after every block, with the products done and `max_products`.
@@ -78,17 +78,20 @@ def trace(
         return signs(rows, risk.parameters, generator).to(risk.device)
 
     samples, plain = list[float](), list[Tensor]()
-    if sketch is None:
-        z = draw(min(block * math.ceil(FEWEST / block), max_products))
-        plain = [H(z)]
-        samples = (z * plain[0]).sum(1).tolist()
-        sketch = SKETCH if _saves(samples, tol, H.left) and risk.parameters > 10 * SKETCH else 0
+    while sketch is None and H.left and not enough(samples, tol):
+        z = draw(min(block, H.left))
+        Hz = H(z)
+        samples += (z * Hz).sum(1).tolist()
+        if risk.parameters > 10 * SKETCH:
+            plain += [Hz] if len(samples) - len(z) < SKETCH else []
+            sketch = SKETCH if _saves(samples, tol, H.left) else None
     exact, Q = 0.0, None
     if sketch:
         columns = torch.cat([*plain, H(draw(max(sketch - len(samples), 0)))])
         Q = torch.linalg.qr(columns[:sketch].T)[0]
         samples, exact = [], float((Q.T * H(Q.T)).sum())
-        del columns, plain
+        del columns
+    plain.clear()
     while H.left and not enough(samples, tol, exact):
         z = draw(min(block, H.left))
         if Q is not None:
@@ -99,7 +102,9 @@ def trace(
 
 
 def _saves(samples: list[float], tol: float, left: int) -> bool:
-    """Whether a sketch, and the fewest probes after it, takes less than to go on without."""
+    """Whether a sketch, and the fewest probes after it, takes less than to go on with plain probes."""
+    if len(samples) < FEWEST:
+        return False
     mean, error = mean_and_error(samples)
     plain = len(samples) * ((error / (tol * mean)) ** 2 - 1) if mean else math.inf
     sketched = 2 * SKETCH - min(len(samples), SKETCH) + FEWEST
