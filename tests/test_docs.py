@@ -224,6 +224,10 @@ def test_the_tables_of_flatness_are_their_results():
         assert any(f"{seeds['mean']:.2f} ± {seeds['half_width']:.2f}" in cells for cells in shown)
         clear += seeds["mean"] > seeds["half_width"]
     assert clear == 5
+    for found in json.loads(text("results/digits.json"))["flatness"]["correlations"]:
+        if found["arm"] == "default":
+            cell = f"{found['seeds']['mean']:.2f} ± {found['seeds']['half_width']:.2f}"
+            assert any(cell in cells and cells[0].startswith("default, ") for cells in shown)
 
 
 def test_the_registry_holds_the_winners_of_its_search():
