@@ -46,7 +46,7 @@ def number(estimate: Estimate, places: int | None = None) -> str:
     """`12.3 ± 0.52`, to so many decimal places or else to three digits; a dash where one value tells nothing."""
     spread = estimate.half_width
     if places is None:
-        return f"{_digits(estimate.mean, 3)} ± {'–' if spread is None else _digits(spread, 2)}"
+        return f"{_digits(estimate.mean, 3)} ± {'–' if spread is None else _digits(spread, 2, -4)}"
     mean = round(estimate.mean, places) + 0.0  # never -0.00
     return f"{mean:.{places}f} ± {'–' if spread is None else format(spread, f'.{places}f')}"
 
@@ -81,12 +81,15 @@ def legend(summary: Summary) -> list[str]:
     return lines
 
 
-def _digits(value: float, digits: int) -> str:
-    """So many significant digits, without an exponent where it would not save space."""
+def _digits(value: float, digits: int, lowest: int = -3) -> str:
+    """So many significant digits; with an exponent below 10^lowest and where it saves space: 0.00123, 1.23e-4."""
     if value == 0:
         return "0"
     order = math.floor(math.log10(abs(float(f"{value:.{digits - 1}e}"))))  # 0.0996 is 0.10
-    return f"{value:.{max(0, digits - 1 - order)}f}" if -4 <= order < 5 else f"{value:.{digits - 1}e}"
+    if lowest <= order < 5:
+        return f"{value:.{max(0, digits - 1 - order)}f}"
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def _correlated(one: Association) -> list[str]:

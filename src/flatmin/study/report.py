@@ -78,12 +78,16 @@ def _show_flatness(summary: Summary, console: Console) -> None:
         return
     found += [(heading, flat_tables.CORRELATED, rows) for heading, rows in flat_tables.correlations(summary)]
     for heading, headers, rows in found:
-        table = Table(title=heading, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for i, header in enumerate(headers):
+        shown = [i for i, header in enumerate(headers) if header != "n" or console.width >= WIDE]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))  # for 80 columns
+        for i in shown:
+            header = headers[i].replace(" ", "\n", 1) if len(headers[i]) > 12 else headers[i]
             table.add_column(header, justify="right" if i else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(row[i] for i in shown))
+        console.print(heading, style="bold", highlight=False, markup=False)
         console.print(table)
+        console.print()
     console.print(*flat_tables.legend(summary), sep="\n", highlight=False, markup=False)
 
 
