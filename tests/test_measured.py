@@ -135,7 +135,7 @@ def test_the_command_gives_what_the_library_gives(mine, tmp_path, capsys):
     readings = found["readings"]
     assert list(readings) == ["lambda_max", "lambda_2", *list(MEASURES)[1:]]
     assert [readings[name]["value"] for name in ("lambda_max", "lambda_2")] == pytest.approx(top.values, rel=1e-3)
-    assert readings["lambda_max"]["error"] == pytest.approx(1e-3 * top.values[0], rel=1e-2)
+    assert 0 < readings["lambda_max"]["error"] <= 1e-3 * top.values[0]
     assert readings["adaptive"]["value"] == pytest.approx(flatness.adaptive(risk, 0.5).value, rel=1e-3)
     assert readings["adaptive"]["kind"] == "lower bound" and readings["adaptive"]["settings"]["rho"] == 0.5
     trace = flatness.trace(risk, tol=0.05)
