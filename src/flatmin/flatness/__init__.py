@@ -1,7 +1,6 @@
 """Measures of flatness, for any network, loss and data: curvature and sharpness, each with its error and its cost.
 
-`Risk` is the loss surface; every measure is a function of one. Nothing here needs more than torch, but for
-`eigenvalues`, which needs scipy.
+`Risk` is the loss surface; every measure is a function of one. Nothing here needs more than torch.
 """
 
 from flatmin.flatness.ascent import Maximum

@@ -140,7 +140,7 @@ def take(risk: Risk, name: str, eigenvalues: int = 1, progress: Progress | None 
     names = [f"lambda_{i}" if i > 1 else "lambda_max" for i in ranks] or [name]
     try:
         found = measure.function(risk, **settings, progress=progress)
-    except RuntimeError as failure:  # scipy's too: no convergence
+    except RuntimeError as failure:  # no convergence
         lost = Reading(None, None, measure.kind, measure.unit, settings, note=str(failure).partition("\n")[0])
         return dict.fromkeys(names, lost)
     cost = asdict(found.cost)
