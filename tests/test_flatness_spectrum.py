@@ -81,6 +81,21 @@ def test_lanczos_finds_the_extremes_of_any_spectrum(name, k, which):
     torch.testing.assert_close(rows @ A, found[:, None] * rows, rtol=0, atol=2e-8 * float(values.abs().max()) + 1e-12)
 
 
+def test_no_residual_is_asked_to_be_below_the_rounding_of_the_products():
+    """An eigenvalue of zero has none that is small beside it."""
+    A = torch.diag(torch.tensor([0.0, *torch.linspace(1, 4, 79)]))
+    products = itertools.count()
+
+    def times(v):
+        assert next(products) < 200
+        return (A @ v.float()).double() + 1e-7 * torch.randn(80, dtype=torch.float64, generator=generator)
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(80, dtype=torch.float64, generator=generator)
+    (found,), (residual,), _ = extreme(times, start, ORDER["SA"], 1, 1e-5, 8, 1.2e-6, generator)
+    assert abs(float(found)) < 1e-5 and float(residual) < 1e-5
+
+
 def test_lanczos_takes_no_more_products_than_scipy():
     sparse = pytest.importorskip("scipy.sparse.linalg")
     counts = {"ours": 0, "scipy's": 0}
