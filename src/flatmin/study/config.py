@@ -44,8 +44,9 @@ class Training:
         augment: none, flip, crop-flip (random crops of the image padded by an eighth), crop-flip-cutout (crop-flip,
             then a square of half the image's width is erased) or translate-flip (random crops of the image reflected
             at its edges by a sixteenth; every image is mirrored in every other epoch).
-        model: the network: small-cnn, fast-cifar-s, fast-cifar-m, fast-cifar-l, resnet20, resnet18, preact-resnet18,
-            wrn-28-10, small-vit, or package.module:factory, which is called with num_classes.
+        model: the network: small-cnn, small-cnn-layernorm, small-cnn-plain, fast-cifar-s, fast-cifar-m, fast-cifar-l,
+            resnet20, resnet18, preact-resnet18, wrn-28-10, small-vit, or package.module:factory, which is called with
+            num_classes.
         pretrained: call that factory with pretrained=True.
         epochs: passes over the training set, >= 1.
         batch_size: examples per step, >= 2, at most the training set. An incomplete last batch is dropped.

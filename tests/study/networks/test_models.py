@@ -13,6 +13,8 @@ from flatmin.study.networks import fast, models, residual, transformer
 #: Parameters for RGB and 10 classes, and where the number comes from.
 COUNTS = {
     "small-cnn": 16 * 3 * 9 + 2 * 16 + 24 * 16 * 9 + 2 * 24 + (24 * 16 * 16 + 1) * 10,
+    "small-cnn-layernorm": 16 * 3 * 9 + 2 * 16 + 24 * 16 * 9 + 2 * 24 + (24 * 16 * 16 + 1) * 10,
+    "small-cnn-plain": 16 * 3 * 9 + 16 + 24 * 16 * 9 + 24 + (24 * 16 * 16 + 1) * 10,
     # 24 biases of the whitening layer; nine weights per pair of channels; two numbers per channel and BatchNorm
     "fast-cifar-s": 24 + 9 * (24 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128) + 4 * 224 + 1280,
     "fast-cifar-m": 24 + 9 * (24 * 64 + 64 * 64 + 64 * 128 + 3 * 128 * 128) + 4 * 320 + 1280,
@@ -25,6 +27,10 @@ COUNTS = {
 }
 
 
+SMALL = ["small-cnn", "small-cnn-layernorm", "small-cnn-plain", "fast-cifar-s", "resnet20", "resnet18"]
+SMALL += ["preact-resnet18", "small-vit"]
+
+
 def count(net):
     return sum(p.numel() for p in net.parameters())
 
@@ -33,7 +39,7 @@ def count(net):
 def test_parameters_are_as_published(name):
     net = models.build(name, 3, 10, image_size=32)
     assert count(net) == COUNTS[name]
-    if name != "small-cnn":
+    if not name.startswith("small-cnn"):  # theirs are of other images
         assert f"{COUNTS[name]:,}" in models.MODELS[name].__doc__
     assert all(p.requires_grad for p in net.parameters())
 
@@ -76,7 +82,7 @@ def test_residual_networks_take_any_size_whatever_they_were_built_for(name):
         assert models.MODELS[name](3, 1000, 32)(torch.zeros(2, 3, 224, 160)).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("name", ["small-cnn", "fast-cifar-s", "resnet20", "resnet18", "preact-resnet18", "small-vit"])
+@pytest.mark.parametrize("name", SMALL)
 def test_networks_learn(name):
     torch.manual_seed(0)
     net = models.build(name, 1, 10, image_size=8)
@@ -90,6 +96,25 @@ def test_networks_learn(name):
         optimizer.step()
     assert loss.item() < 0.7 * math.log(10)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_small_networks_without_batchnorm():
+    """LayerNorm normalises the channels at each position, so an image's output is its own; the plain one scales."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 1, 8, 8)
+    layernorm = models.build("small-cnn-layernorm", 1, 10)
+    normalised = layernorm[1](layernorm[0](x))
+    torch.testing.assert_close(normalised.mean(1), torch.zeros(4, 8, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normalised.var(1, correction=0), torch.ones(4, 8, 8), atol=1e-2, rtol=0)
+    torch.testing.assert_close(layernorm(x)[:1], layernorm(x[:1]))
+
+    plain = models.build("small-cnn-plain", 1, 10)
+    with torch.no_grad():
+        outputs = plain(x) - plain[-1].bias
+        plain[0].weight.mul_(2)
+        torch.testing.assert_close(plain(x) - plain[-1].bias, 2 * outputs)
+        plain[1].bias.fill_(1.0)
+        assert not torch.allclose(plain(x) - plain[-1].bias, 2 * outputs)
 
 
 def test_the_small_cnn_is_what_it_always_was():
@@ -323,7 +348,7 @@ def test_modules_of_ones_own_start_from_images():
         ("resnet-18", "model: unknown name 'resnet-18'; did you mean resnet18"),
         (
             "zzz",
-            "known are small-cnn, fast-cifar-s, fast-cifar-m, fast-cifar-l, resnet20, .*wrn-28-10, small-vit",
+            "known are small-cnn, small-cnn-layernorm, small-cnn-plain, fast-cifar-s, .*wrn-28-10, small-vit",
         ),
     ],
 )
