@@ -15,6 +15,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,10 +23,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, nll_loss
+from torch.nn.functional import cross_entropy
 from torch.quasirandom import SobolEngine
 
 import flatmin
+from flatmin import robustness
 from flatmin.registry import Range
 from flatmin.study import files
 from flatmin.study.config import FIRST_TUNING_SEED, generator, number
@@ -149,14 +151,8 @@ def scores(
 
 
 def calibration(p: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, negative log likelihood (nats), and expected calibration error over equal bins of the confidence."""
-    confidence, predicted = p.max(1)
-    right = (predicted == labels).double()
-    bins = (confidence * BINS).ceil().clamp(1, BINS).long()
-    parts = [(right[bins == b], confidence[bins == b]) for b in range(1, BINS + 1)]
-    error = sum(abs(r.mean() - c.double().mean()).item() * len(r) for r, c in parts if len(r)) / len(labels)
-    nll = nll_loss(p.clamp(min=1e-12).log(), labels).item()
-    return {"accuracy": right.mean().item(), "nll": nll, "ece": error}
+    """Accuracy, negative log likelihood (nats), and expected calibration error, of probabilities."""
+    return asdict(robustness.calibration([(p.clamp(min=1e-12).log(), labels)], BINS))
 
 
 def shown(values: list[float]) -> str:

@@ -26,6 +26,7 @@ ARROWS = {
     "registry": {"entry", "protocol"},
     "bases": {"checks"},
     "losses": {"checks"},
+    "robustness": {"checks", "distributed"},
     "create": {"checks", "engine", "registry", "selectors"},
     "checkpoint": {"engine"},
     "integrations": {"engine", "protocol"},
