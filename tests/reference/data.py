@@ -115,6 +115,13 @@ def imb_sam(w, see, memory, counts=(1,) * 10, rho=0.05, rare=100, weight=1):
 
 
 @flat_step
+def tilted_ugd(w, see, memory, tilt=5.0):
+    memory["highest"] = max(memory.get("highest", 0), see.lr)
+    odds = np.exp(-tilt * (1 - see.lr / memory["highest"]) * see.known_losses(w))
+    return unit(see.grad(w, odds / odds.sum()))
+
+
+@flat_step
 def polyak(w, see, memory, target=0.0, cap=10.0):
     g = see.grad(w)
     return min(max(see.known_losses(w).mean() - target, 0) / norm(g) ** 2, cap) * g

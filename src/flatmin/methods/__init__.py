@@ -65,6 +65,7 @@ from flatmin.methods.stale import AsyncSAM as AsyncSAM
 from flatmin.methods.symmetric import CRSAM as CRSAM
 from flatmin.methods.symmetric import SymmetricPUGD as SymmetricPUGD
 from flatmin.methods.tilted import TiltedSAM as TiltedSAM
+from flatmin.methods.tilted_descent import TiltedUGD as TiltedUGD
 from flatmin.methods.unnormalized import USAM as USAM
 from flatmin.methods.vasso import VaSSO as VaSSO
 from flatmin.methods.weighted import GNP as GNP
