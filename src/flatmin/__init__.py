@@ -6,6 +6,7 @@ from flatmin.bases import KOALA as KOALA
 from flatmin.create import create_optimizer as create_optimizer
 from flatmin.engine.batchnorm import rebuild_statistics as rebuild_statistics
 from flatmin.engine.batchnorm import register_statistics as register_statistics
+from flatmin.engine.multi_optimizer import MultiOptimizer as MultiOptimizer
 from flatmin.engine.one_gradient import OneGradientOptimizer as OneGradientOptimizer
 from flatmin.engine.optimizer import FlatOptimizer as FlatOptimizer
 from flatmin.engine.sampled import predict as predict

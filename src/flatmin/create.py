@@ -49,7 +49,8 @@ def create_optimizer(
         weight_decay: of the base optimizer: coupled in SGD and Adam, decoupled in AdamW; >= 0. None is 0. A method that
             has a weight decay of its own, as `IVON`, gets it instead; None is then the method's default.
         base: "sgd", "adam", "adamw", or what makes an optimizer from `(params, lr=..., weight_decay=...)`, such as a
-            class of `torch.optim` or `functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)`.
+            class of `torch.optim`, `functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True)`, or a function of
+            yours that returns a `MultiOptimizer`.
         momentum: of "sgd"; None is 0.9, and 0 for methods that average gradients themselves, as `IVON`. Refused for
             other bases.
         no_decay_on_vectors: timm's convention: no weight decay on parameters of one dimension (biases, normalization

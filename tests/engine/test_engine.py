@@ -731,7 +731,7 @@ BAD_CALLS = [
         r"got the class SGD; write SGD\(net.parameters\(\)",
     ),
     (lambda: flatmin.FlatOptimizer("sgd", flatmin.PUGD()), "base must be a torch.optim.Optimizer, got str"),
-    (lambda: flatmin.FlatOptimizer(a_parameter(), flatmin.PUGD()), "base must be a torch.optim.Optimizer, got list"),
+    (lambda: flatmin.FlatOptimizer(a_parameter(), flatmin.PUGD()), r"\[0\] must be a torch.optim.Optimizer, got Param"),
     (lambda: flatmin.FlatOptimizer(sgd([]), flatmin.PUGD()), "optimizer got an empty parameter list"),
     (lambda: flatmin.FlatOptimizer(torch.optim.LBFGS(a_parameter()), flatmin.PUGD()), "base is LBFGS"),
     (lambda: flatmin.FlatOptimizer(sgd(a_parameter()), flatmin.PUGD), r"got the class PUGD; write PUGD\(\)"),

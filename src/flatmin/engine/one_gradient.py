@@ -11,7 +11,7 @@ weights are perturbed, for as short a time as is possible:
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from weakref import ref
@@ -53,7 +53,7 @@ class OneGradientOptimizer(FlatOptimizer):
     `opt.train()`, and `opt.state_dict()` or a copy of the optimizer at perturbed weights, are errors.
 
     Args:
-        base: a constructed optimizer, as for `FlatOptimizer`, with the same options of its groups.
+        base: a constructed optimizer, or a list of them, as for `FlatOptimizer`, with the same options of their groups.
         method: one that asks for a single gradient per step, such as `flatmin.MomentumSAM()`. One that reads the loss,
             as `PolyakStep`, needs `step(closure)`.
         model: the network that is called in training. Of a LightningModule the submodules that its `training_step`
@@ -96,7 +96,7 @@ class OneGradientOptimizer(FlatOptimizer):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: Optimizer | Sequence[Optimizer],
         method: Method,
         *,
         model: nn.Module | None = None,
@@ -104,7 +104,7 @@ class OneGradientOptimizer(FlatOptimizer):
         noise: str = "shared",
     ):
         super().__init__(base, method, model=model, seed=seed, noise=noise)
-        if reason := why_not_one_gradient(base, method, model):
+        if reason := why_not_one_gradient(self.base, method, model):
             raise ValueError(
                 f"{reason}, and step() alone gives it one gradient of the whole batch. "
                 "Write flatmin.FlatOptimizer(base, method, model=net), with forward and backward inside "

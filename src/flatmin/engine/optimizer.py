@@ -9,7 +9,7 @@ This file holds what lasts from step to step, and the interface of a torch optim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import ReferenceType, ref
 
@@ -20,10 +20,12 @@ from torch.optim import Optimizer
 from flatmin.distributed import Workers
 from flatmin.engine.arguments import check_arguments, check_choice, check_group
 from flatmin.engine.gradients import LastGradient, StaleGradient
+from flatmin.engine.multi_optimizer import MultiOptimizer
 from flatmin.engine.perturbation import bypass
 from flatmin.engine.reuse import Reuse
-from flatmin.engine.state import check_fits, to_devices
+from flatmin.engine.state import check_fits, kind, reordered, to_devices
 from flatmin.engine.step import Outcome, Step, StepContext
+from flatmin.engine.wrapping import Wrapping
 from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
 
 if TYPE_CHECKING:
@@ -32,17 +34,18 @@ if TYPE_CHECKING:
 Closure: TypeAlias = "Callable[[], Any]"
 
 
-class FlatOptimizer(Optimizer):
+class FlatOptimizer(Wrapping):
     """Any torch optimizer, descending along the direction of a flat-minima method.
 
     The base optimizer keeps everything that is an optimizer's: groups, state, learning rate. `param_groups` and
     `state` here *are* the base's, so schedulers work attached to either.
 
     Args:
-        base: a constructed optimizer. Two options of its parameter groups are read here: `perturb` (default True;
-            False leaves the group where it is in every probe, and out of the norms that scale a perturbation) and
-            `radius_scale` (default 1.0; multiplies the group's part of the perturbation). One with `reads_loss = True`,
-            as KOALA, is given a closure that returns the losses of the first probe.
+        base: a constructed optimizer, or a list of them, which becomes a `MultiOptimizer`. Two options of its parameter
+            groups are read here: `perturb` (default True; False leaves the group where it is in every probe, and out of
+            the norms that scale a perturbation) and `radius_scale` (default 1.0; multiplies the group's part of the
+            perturbation). One with `reads_loss = True`, as KOALA, is given a closure that returns the losses of the
+            first probe.
         method: what to ask for and where to go, for example `flatmin.PUGD()`.
         scaler: the `torch.amp.GradScaler` that scales the loss, if one does. Every gradient is unscaled before the
             method sees it, and an overflow in any probe skips the step. Then call `scaler.step(opt)` after the loop
@@ -61,7 +64,7 @@ class FlatOptimizer(Optimizer):
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
-        ValueError: a group option is out of range.
+        ValueError: a group option is out of range, or two bases have the same parameter.
 
     Examples:
         >>> import torch, flatmin
@@ -92,7 +95,7 @@ class FlatOptimizer(Optimizer):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: Optimizer | Sequence[Optimizer],
         method: Method,
         *,
         model: nn.Module | None = None,
@@ -105,10 +108,12 @@ class FlatOptimizer(Optimizer):
     ):
         if isinstance(base, FlatOptimizer):
             raise TypeError("base is a FlatOptimizer already; combine methods: flatmin.Every(flatmin.SAM(), 5)")
+        if isinstance(base, Sequence) and not isinstance(base, str):
+            base = MultiOptimizer(base, model=model)
         check_arguments(base, method, model)
         check_choice("ascent", ascent, ("synchronised", "per-worker"))
         check_choice("noise", noise, ("shared", "per-worker"))
-        self.base = base
+        self.base: Optimizer = base
         self.method = method
         self.model = model
         self.scaler = scaler
@@ -119,8 +124,7 @@ class FlatOptimizer(Optimizer):
         self.reuse = reuse
         self.steps = 0
         self.memory: dict[str, Any] = {}
-        # Not Optimizer.__init__, which would build groups and state of its own.
-        super().__setstate__({"defaults": base.defaults})
+        super().__init__(self.base.defaults)
         self._forget_step()
         for group in self.param_groups:
             check_group(group)
@@ -358,7 +362,7 @@ class FlatOptimizer(Optimizer):
         return self.base.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer."""
+        """Add a group to the base optimizer; to one of several, `{"params": [...], "optimizer": adamw}`."""
         self = self._unwrapped()
         check_group(param_group)
         if self._step is not None and (self._step.left_early or self._step.outcome is not None):
@@ -367,7 +371,9 @@ class FlatOptimizer(Optimizer):
                 "opt.probes() or after opt.step()"
             )
         self._step = None  # a loop that has not begun does not know the group
+        before = self._params()
         self.base.add_param_group(param_group)
+        self.memory = reordered(self.memory, before, self._params())
 
     def state_dict(self) -> dict[str, Any]:
         """The base's state dict and one key more, "flatmin". A plain base optimizer loads it, too.
@@ -375,14 +381,11 @@ class FlatOptimizer(Optimizer):
         There is no copy of the weights in it, and nothing but tensors, numbers, strings, lists and dicts.
         """
         self._restore("state_dict()")
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
-            pre_hook(self)
-        state = self.base.state_dict()
-        ours = {"memory": self.memory, "seed": self.seed, "steps": self.steps, "method": _kind(self.method)}
-        state["flatmin"] = ours
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            state = post_hook(self, state) or state
-        return state
+        return super().state_dict()
+
+    def _checkpoint(self) -> dict[str, Any]:
+        ours = {"memory": self.memory, "seed": self.seed, "steps": self.steps, "method": kind(self.method)}
+        return {**self.base.state_dict(), "flatmin": ours}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint of this class, or of a plain base optimizer (the method then starts afresh).
@@ -393,25 +396,18 @@ class FlatOptimizer(Optimizer):
         """
         self = self._unwrapped()
         self._restore("load_state_dict()")
-        state = dict(state_dict)
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state = pre_hook(self, state) or state
+        super().load_state_dict(state_dict)
+
+    def _load(self, state: dict[str, Any]) -> None:
         ours = state.pop("flatmin", {})
-        memory, kind = ours.get("memory", {}), ours.get("method", _kind(self.method))
-        if memory and kind != _kind(self.method):
-            raise ValueError(
-                f"the checkpoint holds the memory of {kind}, and this optimizer runs {_kind(self.method)}; to start "
-                "the method afresh write state_dict['flatmin']['memory'] = {} before opt.load_state_dict(state_dict)"
-            )
-        check_fits(memory, self._params())
+        memory = ours.get("memory", {})
+        check_fits(memory, ours.get("method", kind(self.method)), self.method, self._params())
         self.base.load_state_dict(state)
         if self._outcome() is not None:  # its direction belongs to what was there before
             self._step, self._ended_by = None, "load_state_dict()"
         self.memory = to_devices(memory, self._params())
         self.seed, self._seed_is_shared = ours.get("seed", self.seed), False
         self.steps = ours.get("steps", 0)
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle; Optimizer's own would lose the base."""
@@ -433,11 +429,3 @@ class FlatOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.method!r}, {self.base!r})"
-
-
-def _kind(method: Method) -> str:
-    """The class of a method, with those of the methods that it is made of: `Every(inner=SAM, otherwise=Plain)`."""
-    fields = getattr(method, "__dict__", {})
-    inner = {name: value for name, value in fields.items() if callable(getattr(value, "direction", None))}
-    parts = ", ".join(f"{name}={_kind(value)}" for name, value in inner.items())
-    return type(method).__name__ + (f"({parts})" if parts else "")

@@ -6,12 +6,13 @@ tensors of no dimension, and plain numbers, in dicts as the method arranged them
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flatmin.protocol import Method
 from flatmin.vectors.blocks import Scope, Values
 from flatmin.vectors.expression import Number, pieces
 from flatmin.vectors.vector import Once, Tensors, Vec, dense
@@ -57,12 +58,31 @@ def freeze(memory: dict[str, Any], scope: Scope) -> Frozen:
     return {key: cold(key, value) for key, value in memory.items()}
 
 
-def check_fits(frozen: Frozen, params: Sequence[Tensor]) -> None:
-    """Refuse loaded memory whose vectors do not have the shapes of the parameters.
+def kind(method: Method) -> str:
+    """The class of a method, with those of the methods that it is made of: `Every(inner=SAM, otherwise=Plain)`."""
+    fields = getattr(method, "__dict__", {})
+    inner = {name: value for name, value in fields.items() if callable(getattr(value, "direction", None))}
+    parts = ", ".join(f"{name}={kind(value)}" for name, value in inner.items())
+    return type(method).__name__ + (f"({parts})" if parts else "")
+
+
+def check_fits(frozen: Frozen, owner: str, method: Method, params: Sequence[Tensor]) -> None:
+    """Refuse loaded memory of another method, or whose vectors do not have the shapes of the parameters.
+
+    Args:
+        frozen: the memory.
+        owner: the kind of method that it is of.
+        method: the one that is to remember it.
+        params: of the optimizer.
 
     Raises:
-        ValueError: one does not; the message names it.
+        ValueError: it is such; the message names it.
     """
+    if frozen and owner != kind(method):
+        raise ValueError(
+            f"the checkpoint holds the memory of {owner}, and this optimizer runs {kind(method)}; to start "
+            "the method afresh write state_dict['flatmin']['memory'] = {} before opt.load_state_dict(state_dict)"
+        )
 
     def check(name: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -85,15 +105,29 @@ def check_fits(frozen: Frozen, params: Sequence[Tensor]) -> None:
 def to_devices(frozen: Frozen, params: Sequence[Tensor]) -> Frozen:
     """Loaded memory, its vectors beside their parameters."""
 
-    def move(value: Any) -> Any:
-        if isinstance(value, dict):
-            return to_devices(value, params)
-        if isinstance(value, list):
-            pairs = zip(value, params, strict=False)
-            return [t.to(p.device) if isinstance(t, Tensor) else None for t, p in pairs]
-        return value
+    def move(vector: list[Any]) -> list[Any]:
+        return [t.to(p.device) if isinstance(t, Tensor) else None for t, p in zip(vector, params, strict=False)]
 
-    return {key: move(value) for key, value in frozen.items()}
+    return _each_vector(frozen, move)
+
+
+def reordered(frozen: Frozen, before: Sequence[Tensor], after: Sequence[Tensor]) -> Frozen:
+    """Memory whose vectors follow the parameters to new places. Parameters that were not there have no entry yet."""
+
+    def follow(vector: list[Any]) -> list[Any]:
+        entries = {id(p): t for p, t in zip(before, vector, strict=False)}
+        return [entries.get(id(p)) for p in after]
+
+    return _each_vector(frozen, follow)
+
+
+def _each_vector(frozen: Frozen, change: Callable[[list[Any]], list[Any]]) -> Frozen:
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return _each_vector(value, change)
+        return change(value) if isinstance(value, list) else value
+
+    return {key: changed(value) for key, value in frozen.items()}
 
 
 def _tensors(vec: Vec, scope: Scope) -> list[Tensor | None]:
