@@ -18,7 +18,7 @@ from rich.console import Console
 from flatmin.study import pool
 from flatmin.study.comparison import compare
 from flatmin.study.config import Study
-from flatmin.study.data import cache, sources
+from flatmin.study.data import cache, digits, sources
 from flatmin.study.data.dataset import check, load_dataset
 from flatmin.study.search import tuner
 
@@ -96,6 +96,13 @@ def test_digits_are_what_they_always_were():
     assert found.mean.item() == pytest.approx(4.876261, abs=1e-6)
     assert found.deviation.item() == pytest.approx(6.008899, abs=1e-6)
     assert load_dataset("digits") is found
+
+
+def test_digits_of_a_scikit_learn_that_keeps_them_elsewhere(monkeypatch):
+    images, labels = digits.read()
+    monkeypatch.setattr(digits, "FILE", "nowhere")
+    for found, expected in zip(digits.read(), (images, labels), strict=True):
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
 
 
 def test_digits_have_one_size():
@@ -393,6 +400,7 @@ HUB_STUDY = Study(methods=("sgd",), noise=(0.0,), seeds=2, epochs=1, batch_size=
 SEARCH = dataclasses.replace(HUB_STUDY, arms=("tuned",), tune=1, seeds=1)
 
 
+@pytest.mark.xdist_group("processes")
 def test_workers_take_what_their_parent_loaded_and_ask_nobody(hub, tmp_path, monkeypatch):
     """They are new processes, which this hub does not reach, and another does not either."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
@@ -400,6 +408,7 @@ def test_workers_take_what_their_parent_loaded_and_ask_nobody(hub, tmp_path, mon
     assert compare(study, tmp_path / "out", jobs=2).missing == 0 and hub == ["somebody/something"]
 
 
+@pytest.mark.xdist_group("processes")
 def test_workers_of_a_search_are_told_what_their_parent_loaded(hub, tmp_path, monkeypatch):
     told, run_all = [], pool.run_all
 
@@ -420,6 +429,7 @@ def test_data_that_cannot_be_had_end_a_study_before_any_worker_starts(begin, hub
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.xdist_group("processes")
 def test_a_worker_without_the_decoded_images_takes_what_the_hub_s_library_has_kept(tmp_path):
     kept = tmp_path / "kept/somebody___something/default/0.0.0/0123"
     found = datasets.load_dataset(str(hub_folder(tmp_path / "set", [0, 1, 2] * 10)), cache_dir=str(tmp_path / "hf"))

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from flatmin.study.data import cache
+from flatmin.study.data import cache, digits
 
 NAMES = ("digits",)
 #: Of an image side. Larger ones are mistyped, and would fill the memory before the disk.
@@ -169,17 +170,13 @@ def _cached(source: str, image_size: int, console: Console | None) -> Dataset:
 
 
 def _digits(image_size: int) -> Dataset:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
     if image_size not in (0, 8):
         raise ValueError(f"image_size must be 0 or 8 for digits, which have 8x8 pixels, got {image_size}")
-    digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.uint8).unsqueeze(1)  # the pixels are whole numbers in 0..16
-    labels = torch.tensor(digits.target, dtype=torch.int64)
-    learn, rest = train_test_split(range(len(labels)), train_size=0.6, stratify=labels, random_state=0)
-    parts = learn, *train_test_split(rest, train_size=0.5, stratify=labels[rest], random_state=0)
-    train, validation, test = (Split(images[rows], labels[rows]) for rows in parts)
-    pixels = train.images.float()
-    mean, deviation = pixels.mean().view(1, 1, 1), pixels.std().view(1, 1, 1)
-    return Dataset("digits", tuple(map(str, digits.target_names)), train, validation, test, mean, deviation)
+    pixels, numbers = digits.read()
+    learn, rest = digits.split(np.arange(len(numbers)), numbers, 0.6)
+    parts = learn, *digits.split(rest, numbers[rest], 0.5)
+    images, labels = torch.from_numpy(pixels).unsqueeze(1), torch.from_numpy(numbers)
+    train, validation, test = (Split(images[rows], labels[rows]) for rows in map(torch.from_numpy, parts))
+    whole = train.images.float()
+    mean, deviation = whole.mean().view(1, 1, 1), whole.std().view(1, 1, 1)
+    return Dataset("digits", tuple("0123456789"), train, validation, test, mean, deviation)
