@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
-# One thread per test process: xdist already keeps every core busy.
-SERIAL := OMP_NUM_THREADS=1
+# One thread per test process: xdist already keeps every core busy. Compiled tests are kept for the next run.
+SERIAL := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
 .PHONY: help compare test quick lint bench docs dist clean
 

@@ -1,5 +1,6 @@
 """Fixtures of all tests, the choice of `--quick`, and a last line on what could not be tested."""
 
+import gc
 import re
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 TESTS = Path(__file__).parent
+gc.disable()  # until all tests are collected: they all stay
+
 #: What the reason of a skipped browser test contains.
 BROWSER = "no chromium"
 #: The tests of `make quick`: path below tests/ -> what a test's name must match.
@@ -42,6 +45,15 @@ def pytest_collection_modifyitems(config, items):
         chosen = [item for item in mine if re.search(QUICK[item.path.relative_to(TESTS).as_posix()], item.name)]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
         items[:] = chosen
+
+
+def pytest_collection_finish(session):
+    """Leave ten thousand tests and all modules out of every garbage collection from now on.
+
+    One takes half a second otherwise, and Trainer asks for one after every training.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

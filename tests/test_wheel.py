@@ -13,6 +13,9 @@ import torch
 
 import flatmin
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("wheel")
+
 ROOT = Path(__file__).parents[1]
 
 

@@ -146,6 +146,7 @@ def test_options_that_do_not_parse(argv, message, capsys, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.xdist_group("processes")
 def test_compare_and_report(tmp_path, capsys):
     out = tmp_path / "study"
     assert flatmin("compare", "--out", str(out), *QUICK) == 0

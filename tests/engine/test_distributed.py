@@ -13,8 +13,8 @@ from support.ranks.problem import METHODS, batch, network, optimizer, train
 
 ASCENTS = ("synchronised", "per-worker")
 
-#: One process of the test run has them all, so that the ranks are started once.
-pytestmark = pytest.mark.xdist_group("ddp")
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def ranks(tmp_path_factory):
 def test_the_group_is_known_to_xdist(request):
     """Otherwise every worker process starts the ranks of its own, and the suite takes minutes longer."""
     if "PYTEST_XDIST_WORKER" in os.environ and request.config.getvalue("loadgroup"):
-        assert request.node.nodeid.endswith("@ddp")
+        assert request.node.nodeid.endswith("@processes")
 
 
 def same(left, right):
@@ -95,7 +95,7 @@ def test_a_base_that_reads_the_loss_reads_that_of_all(ranks):
 def test_hard_examples_are_each_workers_own(ranks):
     net = network()
     opt = optimizer(net, flatmin.Plain())
-    for number in range(20):
+    for number in range(data_parallel.ASKED):
         for _ in opt.probes():
             for rank in range(2):
                 x, y = batch(number, rank)
@@ -108,6 +108,7 @@ def test_hard_examples_are_each_workers_own(ranks):
 # -- per-worker ascent ------------------------------------------------------------------------------------------------
 
 
+@functools.cache
 def by_definition(name, steps):
     """Per-worker ascent in one process, from what the documentation says of it."""
     net = network()
@@ -250,13 +251,13 @@ def test_what_cannot_be_right_is_refused(ranks):
 
 def test_a_worker_that_dies_in_a_probe_takes_the_others_with_it(tmp_path):
     start = time.monotonic()
-    (first, error), (second, other) = launch.finish(launch.start(data_parallel.fails_alone, tmp_path), timeout=60)
+    (first, _, error), (second, _, other) = launch.start(data_parallel.fails_alone, tmp_path).finish()
     assert first != 0 and "rank 0 is out of memory" in error
     assert second != 0 and "Connection" in other
     assert time.monotonic() - start < 45
 
 
 def test_a_worker_that_fails_and_goes_on_is_stopped(tmp_path):
-    (first, error), (second, _) = launch.finish(launch.start(data_parallel.fails_and_goes_on, tmp_path), timeout=60)
+    (first, _, error), (second, *_) = launch.start(data_parallel.fails_and_goes_on, tmp_path).finish()
     assert first != 0 and "process 0 left a step early" in error
     assert second != 0

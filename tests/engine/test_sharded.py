@@ -9,8 +9,8 @@ from flatmin import checkpoint
 from support.ranks import launch, sharded
 from support.ranks.problem import METHODS, Remembering, network, optimizer, step, train, weights
 
-#: One process of the test run has them all, so that the ranks are started once.
-pytestmark = pytest.mark.xdist_group("fsdp")
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,15 @@ def test_per_worker_modes_and_fsdp1_are_refused(ranks):
 def test_a_checkpoint_of_two_ranks_goes_on_bit_for_bit_on_two_and_by_way_of_one(tmp_path):
     for name in ("save", "same", "back"):
         (tmp_path / name).mkdir()
-    expected = launch.run(sharded.save, tmp_path / "save", str(tmp_path))
-    assert_equal(launch.run(sharded.load, tmp_path / "same", str(tmp_path / "by two")), expected)
+    expected = launch.run(sharded.save, tmp_path / "save", tmp_path)
+    assert_equal(launch.run(sharded.load, tmp_path / "same", tmp_path / "by two"), expected)
 
     net = network()
     opt = optimizer(net, Remembering())
     checkpoint.load(tmp_path / "by two", net, opt)
     assert (opt.steps, opt.seed, opt.memory["t"]) == (4, 5, 4)
     checkpoint.save(tmp_path / "by one", net, opt)
-    assert_equal(launch.run(sharded.load, tmp_path / "back", str(tmp_path / "by one")), expected)
+    assert_equal(launch.run(sharded.load, tmp_path / "back", tmp_path / "by one"), expected)
 
     for number in range(4, 8):
         step(net, opt, number)

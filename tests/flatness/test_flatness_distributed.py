@@ -7,7 +7,8 @@ from flatmin.flatness import Risk, m_sharpness
 from support import small_risks
 from support.ranks import flatness, launch
 
-pytestmark = pytest.mark.xdist_group("ddp")
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")

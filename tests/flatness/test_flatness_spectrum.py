@@ -123,7 +123,7 @@ def test_lanczos_takes_no_more_products_than_scipy():
 def test_errors_of_the_smallest_eigenvalues_cover_rounding(basis):
     """Rounding is relative to the largest eigenvalue, and not to those that were asked for."""
     low = torch.tensor([1e-12] + [10.0 * i for i in range(1, 60)] + [1000.0] * 20, dtype=torch.float64)
-    found = eigenvalues(small_risks.Matrix(low), which="SA", tol=1e-3, basis=basis, max_products=5000)
+    found = eigenvalues(small_risks.Matrix.of(low), which="SA", tol=1e-3, basis=basis, max_products=5000)
     assert abs(found.values[0] - 1e-12) <= found.errors[0]
     assert found.errors[0] >= 1000 * 10 * torch.finfo(torch.float64).eps
 
@@ -183,7 +183,7 @@ HARD = {
 @pytest.mark.parametrize(("spectrum", "tol"), HARD.values(), ids=HARD)
 def test_intervals_cover_where_the_tolerance_ends_the_sampling(spectrum, tol):
     """With the variance of the samples themselves, 10 to 22 % of all |z| are above 2, and the root is 1.2 to 3."""
-    risk, truth = small_risks.Matrix(spectrum), sum(spectrum)
+    risk, truth = small_risks.Matrix.of(spectrum), sum(spectrum)
     found = [trace(risk, tol=tol, sketch=0, seed=seed) for seed in range(300)]
     assert all(each.converged for each in found) and 6 < statistics.fmean(each.samples for each in found) < 16
     z = [(each.value - truth) / each.error for each in found]
@@ -194,7 +194,7 @@ def test_intervals_cover_where_the_tolerance_ends_the_sampling(spectrum, tol):
 
 def test_the_error_of_a_sketched_trace_is_that_of_what_is_left():
     """A large eigenvalue that the sketch takes contributes no error."""
-    risk = small_risks.Matrix([1e4] + [1.0, 2.0] * 60)
+    risk = small_risks.Matrix.of([1e4] + [1.0, 2.0] * 60)
     found = [trace(risk, tol=1e-12, sketch=4, max_products=20, seed=seed) for seed in range(100)]
     z = [(each.value - 10_180) / each.error for each in found]
     assert max(each.error for each in found) < 20
@@ -227,9 +227,8 @@ def test_intervals_of_any_mean_cover(scale):
 @pytest.mark.parametrize("operator", ["hessian", "ggn"])
 @pytest.mark.parametrize("sketch", [0, 10])
 def test_the_error_bar_of_the_trace_covers(sketch, operator):
-    risk = small_risks.risk()
-    truth = float(matrix(risk, operator).trace())
-    off = []
+    exact = matrix(small_risks.risk(), operator)
+    risk, truth, off = small_risks.Matrix(exact), float(exact.trace()), []
     for seed in range(40):
         found = trace(
             risk, operator=operator, sketch=sketch, tol=1e-9, max_products=2 * sketch + 16, block=16, seed=seed
@@ -249,8 +248,8 @@ def test_a_sketch_pays_where_few_eigenvalues_are_large():
 
 
 def test_plain_samples_tell_whether_to_sketch():
-    flat = small_risks.rotated([1.0, 1.5, 2.0] * 40)
-    steep = small_risks.rotated([0.01] * 117 + [50.0, 80.0, 130.0])
+    flat = small_risks.Matrix.of([1.0, 1.5, 2.0] * 40)
+    steep = small_risks.Matrix.of([0.01] * 117 + [50.0, 80.0, 130.0])
     for risk, truth, sketched in ((flat, 180, False), (steep, 261.17, True)):
         found, plain = (trace(risk, tol=0.05, max_products=400, sketch=k) for k in (None, 0))
         assert found.converged and plain.converged
@@ -263,7 +262,7 @@ def test_plain_samples_tell_whether_to_sketch():
     assert max(trace(steep, tol=0.1, max_products=400, seed=seed).cost.products for seed in range(20)) == 26
     # There is no sketch where it could not be finished, nor of nearly all there is.
     assert trace(steep, tol=0.05, max_products=25).samples == 25
-    few = small_risks.rotated([0.01] * 97 + [50.0, 80.0, 130.0])
+    few = small_risks.Matrix.of([0.01] * 97 + [50.0, 80.0, 130.0])
     assert trace(few, tol=0.001, max_products=60).samples == 60
 
 

@@ -15,6 +15,9 @@ from flatmin import landscape
 from flatmin.landscape import SURFACES
 from support.common import small_net
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("landscape")
+
 
 def gradient(surface, w):
     return torch.autograd.functional.jacobian(surface, w)

@@ -17,6 +17,9 @@ from flatmin.study.training import record, snapshots
 from support.browser import in_chromium
 from support.command_line import flatmin
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("pictures")
+
 HOSTILE = "</script><b>one"
 
 

@@ -17,7 +17,11 @@ from flatmin.study.minima import run_flatness
 from flatmin.study.minima.run_flatness import Measurements
 from flatmin.study.report import write
 from flatmin.study.training import checkpoints, record
+from support import undrawn
 from support.command_line import flatmin
+
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("damage")
 
 PROTOCOL = Study(
     methods=("sgd",),
@@ -61,16 +65,7 @@ def _half_of_the_lines(content):
 def quick():
     """Pictures, pages and measures take most of the time. One test is enough for them; its loss tells a network."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in (
-            "plots.accuracy",
-            "plots.curves",
-            "plots.cost",
-            "plots.scatter",
-            "plots.sensitivity",
-            "html.write",
-        ):
-            patch.setattr(f"flatmin.study.report.{name}", lambda *arguments: None)
-        patch.setattr("flatmin.study.report.forest_plot.draw", lambda *arguments: None)
+        undrawn.leave_out(patch, pages=False)
         patch.setattr(run_flatness, "measure", lambda risk, names: Measurements(20, "train", 7530, risk.value()))
         yield patch
 

@@ -33,6 +33,11 @@ from flatmin.study.training import loop as training
 from flatmin.study.training.batches import shuffled
 from flatmin.study.training.loop import train
 from flatmin.study.training.schedule import Schedule
+from support import command_line, forked, runs
+from support.forked import Forked
+
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 ROOT = Path(__file__).parents[2]
 TUNING = str(ROOT / "results" / "digits_tuning.json")
@@ -475,6 +480,7 @@ def test_a_study_folder_holds_everything(tiny):
         assert (tiny / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_second_run_repeats_nothing(study, monkeypatch):
     monkeypatch.setattr("flatmin.study.comparison.perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
     before = numbers(study)
@@ -482,6 +488,7 @@ def test_a_second_run_repeats_nothing(study, monkeypatch):
     assert numbers(study) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("damage", ["truncated", "empty", "missing", "other JSON", "no config"])
 def test_damaged_runs_are_done_again(study, damage):
     before = numbers(study)
@@ -512,12 +519,14 @@ def test_another_protocol_is_refused_with_what_to_type(study):
     assert (study / "study.toml").read_text() == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_study_killed_before_its_environment_was_noted_continues(study):
     (study / "env.json").unlink()
     compare(TINY, study, command="again")
     assert files.read_json(study / "env.json")["command"] == "again"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_same_protocol_in_other_words_is_the_same(study, monkeypatch):
     monkeypatch.setattr("flatmin.study.comparison.perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
     compare(dataclasses.replace(TINY, methods=("plain@sgd", "pugd@sgd")), study)
@@ -541,6 +550,7 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_in_use_is_refused(study):
     with files.exclusive(study), pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
         compare(TINY, study)
@@ -611,6 +621,7 @@ def test_a_partial_study_reports_what_there_is(study):
 # -- tuning ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_tuned_study_runs_its_winners_and_never_tests_while_tuning(tmp_path):
     protocol = Study(methods=("sgd", "sam"), arms=("tuned",), noise=(0.4,), seeds=1, epochs=1, tune=3)
     out = tmp_path / "tuned"
@@ -785,14 +796,11 @@ def test_workers_leave_ctrl_c_to_their_parent():
 
 
 def test_workers_end_with_their_parent():
-    code = "import time; from flatmin.study.pool import run_all\n"
-    code += "for _ in run_all(time.sleep, [(0,), (0,), (600,), (600,)], 2): print(flush=True)"
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
-    with process.stdout:
-        assert process.stdout.readline() == b"\n"  # the workers are up, and at least one of them sleeps
-        process.kill()
-        process.wait()
-        assert_group_ends(process)
+    process = Forked(runs.sleep)
+    wait_for(lambda: process.said()[0], process)  # the workers are up, and at least one of them sleeps
+    process.kill()
+    process.wait()
+    assert_group_ends(process)
 
 
 def test_runs_have_one_thread():
@@ -808,27 +816,37 @@ def test_runs_have_one_thread():
 #: Where the tests run in the background of a shell, Ctrl-C is ignored, and children inherit that.
 HEAR = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 CLI = [sys.executable, "-c", f"{HEAR}; from flatmin.cli import main; main()"]
-SOME = ["--methods", "sgd", "pugd", "--arms", "default", "--noise", "0.4", "--seeds", "4", "--epochs", "4"]
+SOME = ["--methods", "sgd", "pugd", "--arms", "default", "--noise", "0.4", "--seeds", "3", "--epochs", "4"]
 SOME += ["--subset", "320"]
 
 
-def start(out, jobs):
-    """`flatmin compare` as a process group of its own, like a terminal's foreground job."""
-    command = [*CLI, "compare", *SOME, "--out", str(out), "--jobs", str(jobs)]
+def started(*argv):
+    """As `command_line.started`, from a fresh interpreter."""
+    command = [*CLI, *argv]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def wait_for_results(process, out, count):
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("runs/**/result.json"))) < count:
+def compare_in(out, jobs):
+    """`flatmin compare` in a folder."""
+    return ["compare", *SOME, "--out", str(out), "--jobs", str(jobs)]
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + forked.PATIENCE
+    while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
+def results(out):
+    return list(out.glob("runs/**/result.json"))
+
+
 def assert_group_ends(process):
     """No process of the group is left after a moment."""
-    for _ in range(1500):
+    deadline = time.monotonic() + forked.PATIENCE
+    while time.monotonic() < deadline:
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
@@ -838,16 +856,17 @@ def assert_group_ends(process):
     pytest.fail("worker processes were left behind")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_killed_study_continues_to_the_same_numbers(tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(killed, jobs=2)
-    wait_for_results(process, killed, 2)
+    process = command_line.started(*compare_in(killed, jobs=2))
+    wait_for(lambda: len(results(killed)) >= 2, process)
     process.kill()
     process.wait()
     assert_group_ends(process)
     process.communicate()
-    done = {path: path.stat().st_mtime_ns for path in killed.glob("runs/**/result.json")}
-    assert 2 <= len(done) < 8, "the kill came too late to show anything"
+    done = {path: path.stat().st_mtime_ns for path in results(killed)}
+    assert 2 <= len(done) < 6, "the kill came too late to show anything"
     protocol = config.load(Study, killed / "study.toml")
     compare(protocol, killed)
     assert {path: path.stat().st_mtime_ns for path in done} == done
@@ -855,18 +874,22 @@ def test_a_killed_study_continues_to_the_same_numbers(tmp_path):
     assert numbers(killed) == numbers(whole)
 
 
-@pytest.mark.parametrize(("kill", "jobs"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)], ids=["ctrl-c", "kill"])
-def test_an_interrupt_ends_cleanly(tmp_path, kill, jobs):
+@pytest.mark.parametrize(
+    ("kill", "jobs", "start"),
+    [(signal.SIGINT, 2, started), (signal.SIGTERM, 1, command_line.started)],
+    ids=["ctrl-c", "kill"],
+)
+def test_an_interrupt_ends_cleanly(tmp_path, kill, jobs, start):
     out = tmp_path / "stopped"
-    process = start(out, jobs)
-    wait_for_results(process, out, 1)
+    process = start(*compare_in(out, jobs))
+    wait_for(lambda: results(out), process)
     os.killpg(process.pid, kill)  # as a terminal does: the workers get it too
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "flatmin: interrupted; complete results are kept, and the same command continues\n"
     assert_group_ends(process)
     assert not list(out.glob("runs/**/.*"))
-    assert all(record.read(path.parent) for path in out.glob("runs/**/result.json"))
+    assert all(record.read(path.parent) for path in results(out))
 
 
 def test_plans_are_complete_and_seeds_are_outermost():

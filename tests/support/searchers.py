@@ -1,32 +1,32 @@
 """Processes that search on their own, in the folder `out` below that of the test."""
 
 import contextlib
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 
 from flatmin.study import config
-
-#: Searches when `count` processes are ready; writes what it begins to the log; hangs at a run whose folder has `hang`.
-HELPER = """
-import os, pathlib, sys, time
-from flatmin.study import config
 from flatmin.study.search import tuner
 from flatmin.study.training import loop
-out, ready, log, count, hang = sys.argv[1:]
-perform = loop.perform
-def spy(run, folder):
-    with open(log, "a") as file:
-        print(os.getpid(), folder, file=file)
-    time.sleep(600 if hang and hang in str(folder) else 0.1)
-    perform(run, folder)
-loop.perform, tuner.PAUSE = spy, 0.05
-pathlib.Path(ready, str(os.getpid())).touch()
-while len(os.listdir(ready)) < int(count):
-    time.sleep(0.01)
-tuner.search(config.load(config.Study, pathlib.Path(ready).with_name("study.toml")), pathlib.Path(out))
-"""
+from support import forked
+from support.forked import Forked
+
+
+def search(folder, ready, count, hang):
+    """Search when `count` processes are ready; note what it begins in the log; hang at a run named like `hang`."""
+    perform = loop.perform
+
+    def spy(run, out):
+        with (folder / "log").open("a") as file:
+            print(os.getpid(), out, file=file)
+        time.sleep(600 if hang and hang in str(out) else 0.1)
+        perform(run, out)
+
+    loop.perform, tuner.PAUSE = spy, 0.05
+    (ready / str(os.getpid())).touch()
+    while len(os.listdir(ready)) < count:
+        time.sleep(0.01)
+    tuner.search(config.load(config.Study, folder / "study.toml"), folder / "out")
 
 
 @contextlib.contextmanager
@@ -38,8 +38,7 @@ def starter(tmp_path):
         ready = tmp_path / f"ready-{len(started)}"
         ready.mkdir()
         config.save(study, tmp_path / "study.toml")
-        rest = [str(tmp_path / "out"), str(ready), str(tmp_path / "log"), str(len(hangs))]
-        now = [subprocess.Popen([sys.executable, "-c", HELPER, *rest, hang]) for hang in hangs]
+        now = [Forked(search, tmp_path, ready, len(hangs), hang) for hang in hangs]
         started.extend(now)
         return now
 
@@ -59,7 +58,7 @@ def begun(tmp_path):
 
 
 def wait_until(condition, processes):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + forked.PATIENCE
     while not condition():
         assert time.monotonic() < deadline and not any(process.poll() for process in processes)
         time.sleep(0.02)

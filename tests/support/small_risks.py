@@ -62,18 +62,20 @@ def rotated(spectrum, seed=0):
 
 
 class Matrix:
-    """A risk that has only products, with a symmetric matrix of this spectrum, none of its axes a weight's.
+    """A risk that has only products, with a symmetric matrix. They take no time, so that many seeds can be tried."""
 
-    They take no time, so that many seeds can be tried.
-    """
-
-    def __init__(self, spectrum, seed=0):
-        spectrum = torch.as_tensor(spectrum, dtype=torch.float64)
-        self.parameters, self.device, self.dtype = len(spectrum), torch.device("cpu"), torch.float64
+    def __init__(self, matrix):
+        self.parameters, self.device, self.dtype = len(matrix), torch.device("cpu"), torch.float64
         self.passes = {"values": 0, "gradients": 0, "products": 0}
+        self.matrix = matrix
+
+    @classmethod
+    def of(cls, spectrum, seed=0):
+        """With a matrix of this spectrum, none of its axes a weight's."""
+        spectrum = torch.as_tensor(spectrum, dtype=torch.float64)
         generator = torch.Generator().manual_seed(seed)
         Q = torch.linalg.qr(torch.randn(len(spectrum), len(spectrum), generator=generator, dtype=torch.float64))[0]
-        self.matrix = (Q * spectrum) @ Q.T
+        return cls((Q * spectrum) @ Q.T)
 
     def product(self, vectors, operator):
         self.passes["products"] += len(vectors.reshape(-1, self.parameters))

@@ -213,9 +213,9 @@ def learns(method: Method) -> None:
     """Some steps with a falling learning rate lower the loss."""
     problem = Problem()
     start = problem.loss().detach().item()
-    opt = problem.optimizer(method, lr=0.02, momentum=0.1)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=60)
-    for _ in range(60):
+    opt = problem.optimizer(method, lr=0.04, momentum=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=30)
+    for _ in range(30):
         problem.step(opt)
         schedule.step()
     end = problem.loss().detach().item()

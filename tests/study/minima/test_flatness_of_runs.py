@@ -25,6 +25,9 @@ from flatmin.study.training.loop import train
 from support.command_line import flatmin
 from support.report_pages import Page, make
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("flatness of runs")
+
 TINY = Study(methods=("sgd", "pugd"), arms=("default",), noise=(0.4,), seeds=1, epochs=1, flatness=40)
 HEADS = ["method", "test error, %", "n", "λ_max", "trace", "adaptive sharpness"]
 
@@ -313,6 +316,7 @@ def test_without_flatness_a_study_is_what_it_was(tmp_path):
     assert "Flatness" not in write.markdown(summary.summarise(out))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_was_not_measured_is_measured_and_not_trained_again(study, trained):
     folder = study / config.run_folder("default", 0.4, "pugd", 0)
     before, result = run_flatness.read(folder), (folder / "result.json").read_bytes()
@@ -325,6 +329,7 @@ def test_a_run_that_was_not_measured_is_measured_and_not_trained_again(study, tr
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_without_weights_is_trained_again_to_the_same_numbers(study, trained):
     folder = study / config.run_folder("default", 0.4, "sgd", 0)
     before, accuracy = run_flatness.read(folder), record.read(folder)[1].test_accuracy
@@ -336,6 +341,7 @@ def test_a_run_without_weights_is_trained_again_to_the_same_numbers(study, train
     assert run_flatness.read(folder).value("trace") == before.value("trace")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_complete_study_is_not_measured_again(study, monkeypatch):
     monkeypatch.setattr(run_flatness, "train_and_measure", lambda *args: pytest.fail("measured again"))
     comparison.compare(TINY, study)

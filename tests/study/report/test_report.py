@@ -29,6 +29,9 @@ from flatmin.study.training import record
 from support.browser import in_chromium
 from support.report_pages import BENIGN, ENVIRONMENT, Page, make
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("report")
+
 HOSTILE = (
     "</script><script>document.title = 'owned'</script>",
     "<img src=x onerror=\"document.title='owned'\">\u2028&amp;",

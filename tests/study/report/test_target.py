@@ -13,6 +13,10 @@ from flatmin.study.config import Study
 from flatmin.study.report import summary, target
 from flatmin.study.report.target import Reach, Times, TimeToTarget
 from flatmin.study.training import record
+from support import undrawn
+
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("target")
 
 MISS = math.inf
 #: Seconds on criteo, fastmri, resnet, vit, conformer, deepspeech, ogbg and wmt, from the logs of AlgoPerf v0.6.
@@ -120,7 +124,9 @@ def test_scores_are_relative_to_the_baseline_or_to_the_pool():
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     out = tmp_path_factory.mktemp("studies") / "study"
-    compare(Study(methods=("sgd", "pugd"), noise=(0.0, 0.4), seeds=2, epochs=3), out)
+    with pytest.MonkeyPatch.context() as patch:
+        undrawn.leave_out(patch)
+        compare(Study(methods=("sgd", "pugd"), noise=(0.0, 0.4), seeds=2, epochs=3), out)
     return out
 
 

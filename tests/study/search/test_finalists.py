@@ -19,6 +19,9 @@ from flatmin.study.tuning import Case
 from support import searchers
 from support.searchers import begun, wait_until
 
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.usefixtures("undrawn")]
+
 SMALL = Study(
     methods=("sgd", "sam"),
     arms=("tuned",),
@@ -238,7 +241,7 @@ def helpers(tmp_path):
 
 def test_processes_share_both_rounds_and_nothing_is_done_twice(helpers, small, tmp_path):
     processes = helpers(SMALL, "", "")
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait() for process in processes] == [0, 0]
     folders = [folder for _, folder in begun(tmp_path)]
     assert len(folders) == len(set(folders)) == 8 + 8
     assert {pid for pid, _ in begun(tmp_path)} == {process.pid for process in processes}
@@ -253,7 +256,7 @@ def test_what_a_killed_process_leaves_in_the_second_round_is_taken_up(helpers, s
     assert heir.poll() is None, "it must wait for the finalist that the other one holds"
     victim.kill()
     victim.wait()
-    assert heir.wait(60) == 0
+    assert heir.wait() == 0
     stuck = begun(tmp_path)[8][1]
     again = [folder for _, folder in begun(tmp_path)]
     assert sorted(again) == sorted([*set(again), stuck]) and len(again) == 17

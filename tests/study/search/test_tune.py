@@ -28,6 +28,9 @@ from flatmin.study.tuning import Case
 from support import searchers
 from support.searchers import begun, wait_until
 
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.usefixtures("undrawn")]
+
 SMALL = Study(methods=("sgd", "sam"), arms=("tuned",), noise=(0.4,), seeds=1, epochs=1, tune=3)
 #: The protocol of the published searches: weight decay fixed, one winner for all conditions.
 OLD = {"fix": ("wd",), "tune_per_condition": False}
@@ -305,7 +308,7 @@ def helpers(tmp_path):
 def test_processes_share_a_search_and_nothing_is_done_twice(helpers, tmp_path):
     protocol = dataclasses.replace(SMALL, methods=("sgd", "ugd"), tune=5)
     processes = helpers(protocol, "", "")
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait() for process in processes] == [0, 0]
     folders = [folder for _, folder in begun(tmp_path)]
     assert len(folders) == len(set(folders)) == 10
     assert {pid for pid, _ in begun(tmp_path)} == {process.pid for process in processes}
@@ -323,7 +326,7 @@ def test_what_a_killed_process_leaves_is_taken_up_and_nothing_else(helpers, smal
     assert heir.poll() is None, "it must wait for the trial that the other one holds"
     victim.kill()
     victim.wait()
-    assert heir.wait(60) == 0
+    assert heir.wait() == 0
     stuck = [folder for pid, folder in begun(tmp_path) if pid == victim.pid][-1]
     assert (heir.pid, stuck) in begun(tmp_path)
     again = [folder for _, folder in begun(tmp_path)]

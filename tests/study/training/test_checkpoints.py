@@ -6,8 +6,6 @@ import itertools
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -22,6 +20,11 @@ from flatmin.study.training import checkpoints, record, schedule, snapshots
 from flatmin.study.training.checkpoints import Checkpoints
 from flatmin.study.training.loop import evaluate, perform, train
 from flatmin.study.training.snapshots import Snapshots
+from support.forked import Forked
+from support.runs import perform_saving_always
+
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 RUN = Run("s-sgd", noise=0.4, epochs=4, average="ema", micro_batches=2, augment="crop-flip-cutout", warmup=0.2)
 
@@ -112,17 +115,11 @@ def saved(folder):
 
 
 def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_numbers(tmp_path, whole):
-    code = (
-        "import sys, pathlib; from flatmin.study.training import checkpoints, loop; from test_checkpoints import RUN;"
-        "checkpoints.INTERVAL = 0.0; loop.perform(RUN, pathlib.Path(sys.argv[1]))"
-    )
-    path = [os.path.dirname(__file__), *filter(None, [os.environ.get("PYTHONPATH")])]
     moments, kills = random.Random(0), 0
     folder = tmp_path / "run"
     while not (folder / "result.json").exists():
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
         before = saved(folder)
-        process = subprocess.Popen([sys.executable, "-c", code, str(folder)], env=environment)
+        process = Forked(perform_saving_always, RUN, folder)
         while process.poll() is None and saved(folder) == before:  # until it has gone on from where it was killed
             time.sleep(0.005)
         time.sleep(moments.uniform(0.0, 0.1))

@@ -6,14 +6,14 @@ from flatmin import cli
 from flatmin.study.training.torchrun import Processes
 from support.ranks import launch, study
 
-#: One process of the test run has them all, so that the ranks are started once.
-pytestmark = pytest.mark.xdist_group("shard")
+#: One process of the test run has all tests that fork, see support.forked, and starts the ranks once.
+pytestmark = pytest.mark.xdist_group("processes")
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shard")
-    return launch.run(study.everything, folder, str(folder))
+    return launch.run(study.everything, folder, folder)
 
 
 @pytest.fixture(scope="module")

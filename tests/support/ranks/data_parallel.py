@@ -20,7 +20,9 @@ from support.ranks.problem import (
 )
 
 #: Two methods take many steps, which would show a slow drift apart; for the others few are enough.
-MANY, FEW = 200, 40
+MANY, FEW = 200, 10
+#: Steps of those that ask for more than gradients.
+ASKED = 10
 
 
 def steps(name):
@@ -210,7 +212,7 @@ ASKING = {
 }
 
 
-def by_probe(net, method, rank=None, steps=20, **options):
+def by_probe(net, method, rank=None, steps=ASKED, **options):
     """Weights after some steps of the loop that is right for every method."""
     opt = optimizer(net, method, **options)
     for number in range(steps):
@@ -223,7 +225,7 @@ def by_probe(net, method, rank=None, steps=20, **options):
     return [p.detach().clone() for p in net.parameters()]
 
 
-def reading(net, rank=None, steps=20):
+def reading(net, rank=None, steps=ASKED):
     """Weights after some steps of a base optimizer that reads the loss."""
     opt = flatmin.FlatOptimizer(flatmin.KOALA(net.parameters(), lr=0.1, r=0.5), flatmin.SAM(0.1), model=net, seed=0)
     for number in range(steps):

@@ -19,7 +19,7 @@ from flatmin.study.training.loop import evaluate, train
 from flatmin.study.training.torchrun import Processes
 from support.ranks.problem import Remembering, network, optimizer, step
 
-SHARED = {"subset": 384, "epochs": 2, "batch_size": 64, "augment": "crop-flip"}
+SHARED = {"subset": 256, "epochs": 2, "batch_size": 64, "augment": "crop-flip"}
 #: Without BatchNorm, whose statistics would be those of half a batch; with it, and with weights in channels-last.
 PLAIN = Run("sam", {"lr": 0.05}, model="small-vit", average="swa", clip=0.5, micro_batches=2, **SHARED)
 NORMED = Run("pugd@adamw", {"lr": 0.01}, model="small-cnn", average="ema", evaluations=3, **SHARED)
@@ -52,13 +52,13 @@ def outcome(run, processes, checkpoints=None):
 
 
 def stopped(run, folder, first, second):
-    """The outcome of a run that was stopped after 7 steps, and went on."""
+    """The outcome of a run that was stopped after 5 steps, and went on."""
     if first.first:
         folder.mkdir()
     steps, rate = itertools.count(1), schedule.rate
 
     def stopping(*args):
-        if next(steps) == 7 and first.first:
+        if next(steps) == 5 and first.first:
             os.kill(os.getpid(), signal.SIGTERM)
         return rate(*args)
 
