@@ -50,6 +50,7 @@ ARROWS = {
         "distributed",
         "engine",
         "protocol",
+        "robustness",
         "study.config",
         "study.contender",
         "study.data",

@@ -61,6 +61,9 @@ class Train:
         for name in ("test_accuracy", "validation_accuracy", "gradient_evaluations", "seconds", "diverged"):
             if result.get(name) is not None:
                 console.out(f"{name.replace('_', ' ')}: {result[name]:.6g}", highlight=False)
+        for group, levels in (result.get("robustness") or {}).items():
+            numbers = (f"{level} {'–' if value is None else format(value, '.4g')}" for level, value in levels.items())
+            console.out(f"{group.replace('_', ' ')}: {', '.join(numbers)}", highlight=False)
 
 
 def _numbers(words: tuple[str, ...]) -> dict[str, float]:

@@ -70,6 +70,8 @@ class Training:
             after every epoch.
         flip_at_test: evaluate on the sum of the logits of each image and of its mirror image. Doubles the cost of an
             evaluation.
+        robustness: measure the accuracy of final runs after rounding the weights and under noise on weights and images
+            and blur, and their calibration, on the test split after the last step: 23 more evaluations.
     """
 
     data: str = "digits"
@@ -92,6 +94,7 @@ class Training:
     compile: bool = False
     evaluations: int = 0
     flip_at_test: bool = False
+    robustness: bool = False
 
     def check(self) -> None:
         """Check the range of every option.

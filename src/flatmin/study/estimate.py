@@ -17,7 +17,7 @@ from flatmin.study import plan, pool, settings
 from flatmin.study.config import FIRST_TUNING_SEED, Run, Study
 from flatmin.study.data.dataset import Dataset, load_dataset
 from flatmin.study.search import rounds
-from flatmin.study.training import loop, record
+from flatmin.study.training import loop, record, robust
 from flatmin.study.training.schedule import Schedule
 
 #: A calibration takes this many steps, or as many as fit into these seconds, after one that warms up.
@@ -89,8 +89,9 @@ def _cost(study: Study, name: str, dataset: Dataset, out: Path) -> Cost:
     schedule = Schedule.of(run, len(dataset.train.labels), gradients)
     known = _recorded(out, name)
     per_step = _calibrated(run) if known is None else known
-    # Validation images of all evaluations; then test images, and training images, once.
-    final = len(dataset.test.labels) + min(loop.LEARNED, len(dataset.train.labels))
+    # Validation images of all evaluations; then training images once, and test images once or for every change.
+    final = len(dataset.test.labels) * (1 + robust.PASSES * study.robustness)
+    final += min(loop.LEARNED, len(dataset.train.labels))
     images = sum(runs) * len(schedule.evaluations) * len(dataset.validation.labels) + runs[2] * final
     images *= 1 + study.flip_at_test
     steps = sum(runs) * schedule.steps + FORWARD * images / schedule.batch_size / gradients

@@ -11,6 +11,7 @@ from flatmin.study.contender import BASES
 from flatmin.study.minima.measures import MEASURES
 from flatmin.study.minima.run_flatness import STUDY
 from flatmin.study.report.summary import Summary
+from flatmin.study.training import robust
 
 
 def headline(name: str, study: Study) -> str:
@@ -33,6 +34,7 @@ def in_words(summary: Summary) -> list[tuple[str, str]]:
         ("Seeds", _seeds(study)),
         ("Selection", _selection(study)),
         *([("Flatness", _flatness(study))] if study.flatness else []),
+        *([("Robustness", _robustness(study))] if study.robustness else []),
         (
             "Differences",
             f"To {summary.baseline}, paired by seed. Intervals are not corrected for many comparisons; "
@@ -178,6 +180,15 @@ def _flatness(study: Study) -> str:
         f"Measured after the last step at the weights that are tested, in evaluation mode, on {study.flatness:,} "
         "training examples (or all, if there are fewer), with the labels and the loss as trained, without augmentation "
         f"and weight decay. Settings: {settings}."
+    )
+
+
+def _robustness(study: Study) -> str:
+    return (
+        "Measured after the last step at the weights that are tested, on the test split. Rounding is symmetric, with "
+        "one step per output channel. Noise on weights is Gaussian, in percent of the norm of each filter, the mean "
+        f"over {robust.DRAWS} draws; noise on images is in standard deviations of the training images, one draw; a "
+        "blur is in pixels. Runs of one seed have the same draws. BatchNorm's statistics are not computed again."
     )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flatmin.study.minima.run_flatness import STUDY
-from flatmin.study.report.summary import Row, Summary
+from flatmin.study.report.summary import Finished, Row, Summary
 from flatmin.study.stats import Interval, rank_correlation, t_interval
+
+#: What a measure is correlated with: a number of which lower is better; None where a run has none.
+Outcome = Callable[[Finished], "float | None"]
 
 #: Names of the measures with their units, for axes.
 WORDS = {
@@ -18,6 +21,11 @@ WORDS = {
 }
 #: Names of the measures, for the heads of columns.
 HEADS = {"lambda_max": "λ_max", "trace": "trace", "adaptive": "adaptive sharpness"}
+
+
+def _error(run: Finished) -> float:
+    """The outcome of every study: the test error in [0, 1]."""
+    return run.error
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class RankCorrelation:
 
 @dataclass(frozen=True)
 class FlatnessCorrelation:
-    """The correlation of a measure with the test error, in one arm and condition; positive means flatter is better.
+    """The correlation of a measure with an outcome, in one arm and condition; positive means flatter is better.
 
     Args:
         arm: default or tuned.
@@ -55,10 +63,10 @@ class FlatnessCorrelation:
     seeds: Interval | None
 
 
-def correlations(summary: Summary) -> list[FlatnessCorrelation]:
+def correlations(summary: Summary, outcome: Outcome = _error) -> list[FlatnessCorrelation]:
     """One for each measure, arm and condition; empty if nothing was measured."""
     return [
-        _correlate(rows, arm, noise, name)
+        _correlate(rows, arm, noise, name, outcome)
         for arm in summary.study.arms
         for noise in summary.study.noise
         for name in STUDY.values()
@@ -66,17 +74,17 @@ def correlations(summary: Summary) -> list[FlatnessCorrelation]:
     ]
 
 
-def points(row: Row, name: str) -> Iterator[tuple[int, float, float]]:
-    """(seed, measure, test error in [0, 1]) of the runs of a row that have the measure."""
+def points(row: Row, name: str, outcome: Outcome = _error) -> Iterator[tuple[int, float, float]]:
+    """(seed, measure, outcome) of the runs of a row that have both."""
     for seed, run in row.runs.items():
-        value = run.measure(name)
-        if value is not None:
-            yield seed, value, run.error
+        value, reached = run.measure(name), outcome(run)
+        if value is not None and reached is not None:
+            yield seed, value, reached
 
 
-def mean(row: Row, name: str) -> tuple[Interval, Interval] | None:
-    """Measure and test error of a row, over the runs that have the measure; None if none has."""
-    found = [*points(row, name)]
+def mean(row: Row, name: str, outcome: Outcome = _error) -> tuple[Interval, Interval] | None:
+    """Measure and outcome of a row, over the runs that have both; None if none has."""
+    found = [*points(row, name, outcome)]
     return (t_interval([x for _, x, _ in found]), t_interval([y for _, _, y in found])) if found else None
 
 
@@ -87,9 +95,9 @@ def as_json(summary: Summary) -> dict[str, Any]:
     return {"flatness": {"measures": WORDS, "correlations": [asdict(one) for one in correlations(summary)]}}
 
 
-def _correlate(rows: list[Row], arm: str, noise: float, name: str) -> FlatnessCorrelation:
-    runs = [point for row in rows for point in points(row, name)]
-    means = [(x.mean, y.mean) for x, y in filter(None, (mean(row, name) for row in rows))]
+def _correlate(rows: list[Row], arm: str, noise: float, name: str, outcome: Outcome) -> FlatnessCorrelation:
+    runs = [point for row in rows for point in points(row, name, outcome)]
+    means = [(x.mean, y.mean) for x, y in filter(None, (mean(row, name, outcome) for row in rows))]
     by_seed = [[(x, y) for each, x, y in runs if each == seed] for seed in sorted({seed for seed, _, _ in runs})]
     within = [value for some in by_seed if (value := _correlation(some).value) is not None]
     everything = _correlation([(x, y) for _, x, y in runs])

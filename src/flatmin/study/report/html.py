@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from flatmin.study import tuning as tuning_file
-from flatmin.study.report import conclusions, drawing, experimental_setup, figures, flatness_tables, standalone, tables
+from flatmin.study.report import (
+    conclusions,
+    drawing,
+    experimental_setup,
+    figures,
+    flatness_tables,
+    robustness_tables,
+    standalone,
+    tables,
+)
 from flatmin.study.report.conclusions import Line
 from flatmin.study.report.figures import Figure
 from flatmin.study.report.sensitivity import Sensitivity
@@ -77,6 +86,7 @@ def render(
         headers=tables.headers(summary),
         legend=tables.legend(summary),
         flatness=_flatness(summary),
+        robustness={"tables": [*robustness_tables.tables(summary)], "legend": robustness_tables.legend(summary)},
         runs=everything,
         states=_counts(everything),
         recipe=recipe,

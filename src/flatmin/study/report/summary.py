@@ -253,6 +253,8 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 def _run_as_json(row: Row, seed: int, run: Finished) -> dict[str, Any]:
     result = dataclasses.asdict(run.result)
     del result["environment"], result["test_correct"]  # in the run's folder
+    if result["robustness"] is None:
+        del result["robustness"]
     return {"arm": row.arm, "noise": row.noise, "contender": row.contender, "seed": seed, **result}
 
 

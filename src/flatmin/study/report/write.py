@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flatmin.study import files
 from flatmin.study import tuning as tuning_file
-from flatmin.study.report import conclusions, flatness_correlation, flatness_tables, tables
+from flatmin.study.report import conclusions, flatness_correlation, flatness_tables, robustness_tables, tables
 from flatmin.study.report.sensitivity import sensitivity
 from flatmin.study.report.summary import Summary, as_json, summarise
 from flatmin.study.report.target import time_to_target
@@ -24,7 +24,7 @@ def refresh(out: Path) -> Summary:
     summary = summarise(out)
     tuning = tuning_file.read(out)
     to_target = {"time_to_target": time_to_target(summary).as_json()}
-    results = as_json(summary) | to_target | flatness_correlation.as_json(summary)
+    results = as_json(summary) | to_target | flatness_correlation.as_json(summary) | robustness_tables.as_json(summary)
     files.write_json(out / "results.json", results)
     forest_plot.draw(summary, out / "forest.png")
     plots.accuracy(summary, out / "accuracy.png")
@@ -42,14 +42,14 @@ def refresh(out: Path) -> Summary:
 
 
 def markdown(summary: Summary) -> str:
-    """Every table of the results and of the flatness as Markdown, each with what may be concluded."""
+    """Every table of the results, the flatness and the robustness as Markdown, with what may be concluded."""
     lines = []
     for heading, rows in tables.panels(summary):
         lines += [f"### {heading}", "", _line(tables.headers(summary)), "|:--|" + "--:|" * 9 + ":--|"]
         lines += [*(_line(tables.cells(row)) for row in rows), ""]
         lines += [conclusions.sentence(summary, rows[0].arm, rows[0].noise), ""]
     lines += [*conclusions.remarks(summary), *tables.legend(summary)]
-    return "\n".join([*lines, *_flatness_as_markdown(summary)])
+    return "\n".join([*lines, *_flatness_as_markdown(summary), *_robustness_as_markdown(summary)])
 
 
 def _flatness_as_markdown(summary: Summary) -> list[str]:
@@ -65,6 +65,14 @@ def _flatness_as_markdown(summary: Summary) -> list[str]:
         lines += [f"### {heading}", "", _line(flatness_tables.CORRELATED), "|:--|--:|--:|--:|"]
         lines += [*(_line(row) for row in correlations), ""]
     return [*lines, *flatness_tables.legend(summary)]
+
+
+def _robustness_as_markdown(summary: Summary) -> list[str]:
+    """Likewise."""
+    lines = []
+    for heading, headers, rows in robustness_tables.tables(summary):
+        lines += ["", f"### {heading}", "", _line(headers), "|:--|" + "--:|" * (len(headers) - 1), *map(_line, rows)]
+    return [*lines, "", *robustness_tables.legend(summary)] if lines else []
 
 
 def _line(cells: list[str]) -> str:

@@ -17,16 +17,18 @@ from torch import Tensor, nn
 from flatmin.distributed import reshard
 from flatmin.engine.batchnorm import rebuild_statistics
 from flatmin.protocol import asks_about_examples
+from flatmin.robustness import scored
 from flatmin.study import config, files
 from flatmin.study.config import Run, Training, number
 from flatmin.study.contender import Contender
 from flatmin.study.data.dataset import Dataset, Split, load_dataset
 from flatmin.study.networks import models
-from flatmin.study.training import record, sharding
+from flatmin.study.training import record, robust, sharding
 from flatmin.study.training.average import Average
 from flatmin.study.training.batches import TrainingBatches, gather
 from flatmin.study.training.checkpoints import Checkpoints, StopRequest
 from flatmin.study.training.record import Result
+from flatmin.study.training.robust import Change
 from flatmin.study.training.schedule import Counters, Schedule
 from flatmin.study.training.snapshots import Snapshots
 from flatmin.study.training.torchrun import Processes
@@ -102,8 +104,8 @@ def train(
     labels. Validation accuracy is that of the current network, or of the average of the weights.
 
     Runs of one seed are paired: initial weights, data order, augmentation and label noise come from generators that
-    depend on the seed and not on the method. Labels are noisy in training only. The test split is read once, after the
-    last step, and only if `run.test`.
+    depend on the seed and not on the method. Labels are noisy in training only. The test split is read after the last
+    step, and only if `run.test`.
 
     Args:
         run: what to train.
@@ -113,7 +115,12 @@ def train(
         watch: called after each step.
         keep: called on each process with the network.
         attend: returns a context manager for the optimizer, such as `flatmin.flatness.Updates`.
+
+    Raises:
+        ValueError: `run.robustness` with sharded weights.
     """
+    if run.robustness and processes is not None and processes.mesh is not None:
+        raise ValueError("robustness needs whole weights, and --shard keeps parts of them; leave out one of the two")
     with torch.random.fork_rng(devices=[]):  # leave the caller's generator as it was
         return _train(run, log, checkpoints or Checkpoints(None), processes or Processes(), watch, keep, attend)
 
@@ -217,16 +224,24 @@ LEARNED = 2000
 def _final(
     run: Run, net: nn.Module, dataset: Dataset, train_batches: TrainingBatches, processes: Processes
 ) -> dict[str, Any]:
-    """The fields of the result that only final runs have, from one pass over test split and training examples each."""
+    """The fields of the result that only final runs have, from one pass over test split and training examples each.
+
+    With `run.robustness` the test split is gone over again for every change, see `robust.of_images`.
+    """
     tested = correct(net, dataset, dataset.test, processes, run)
     given, wrong = train_batches.given(LEARNED)
     learned = correct(net, dataset, given, processes, run)
+
+    def judge(change: Change | None) -> Tensor:
+        return per_example(net, dataset, dataset.test, scored, processes, run, change)
+
     return {
         "test_accuracy": _fraction(tested),
         "train_accuracy": _fraction(learned),
         "memorised": _fraction(learned[wrong]) if wrong.any() else None,
         "test_images": len(tested),
         "test_correct": base64.b64encode(np.packbits(tested.numpy()).tobytes()).decode("ascii"),
+        "robustness": robust.of_images(net, judge, run.seed) if run.robustness else None,
     }
 
 
@@ -286,7 +301,6 @@ def _fraction(flags: Tensor) -> float:
     return int(flags.sum()) / len(flags)
 
 
-@torch.no_grad()
 def correct(
     net: nn.Module,
     dataset: Dataset,
@@ -294,10 +308,37 @@ def correct(
     processes: Processes | None = None,
     training: Training = Training(),  # noqa: B008  # frozen
 ) -> Tensor:
-    """Which examples of a split `net` classifies as labelled, in evaluation mode: (n,) bool, on the CPU.
+    """Which examples of a split `net` classifies as labelled: (n,) bool, on the CPU; see `per_example`."""
+
+    def hits(outputs: Tensor, labels: Tensor) -> Tensor:
+        return (outputs.argmax(1) == labels)[:, None]
+
+    return per_example(net, dataset, split, hits, processes, training)[:, 0] > 0
+
+
+@torch.no_grad()
+def per_example(
+    net: nn.Module,
+    dataset: Dataset,
+    split: Split,
+    measure: Callable[[Tensor, Tensor], Tensor],
+    processes: Processes | None = None,
+    training: Training = Training(),  # noqa: B008  # frozen
+    change: Change | None = None,
+) -> Tensor:
+    """Numbers of every example of a split, in evaluation mode: (n, k), on the CPU.
 
     The mode of the network is restored. Processes share the work, and all get the whole result. The precision is that
-    of the training. With its `flip_at_test` the logits of each image and of its mirror image are added.
+    of the training. With its `flip_at_test` the outputs are the means of those of each image and of its mirror image.
+
+    Args:
+        net: the network.
+        dataset: of the split.
+        split: the examples.
+        measure: (outputs, labels) of a batch -> (batch, k).
+        processes: those that share the work; None for this one alone.
+        training: its precision, and what it says of mirror images.
+        change: of the standardised images.
     """
     processes = processes or Processes()
     mode = net.training
@@ -306,17 +347,21 @@ def correct(
     examples = torch.arange(len(split.labels))
     starts = range(processes.rank * BATCH, len(examples) + processes.rank * BATCH, processes.size * BATCH)
     mine = [examples[start : start + BATCH] for start in starts]
-    right = torch.zeros(len(examples), dtype=torch.bool, device=device)
+    found: Tensor | None = None
     # All processes compute as many batches, since sharded weights need all of them; one without examples repeats one.
     with closing(gather(split.images, [rows if len(rows) else examples[:1] for rows in mine], device)) as gathered:
         for counted, (rows, images) in zip(mine, gathered, strict=True):
             images = dataset.standardise(images)
+            if change is not None:
+                images = change(images, int(rows[0]))
             with _precision(training, device):
-                outputs = net(images) + net(images.flip(3)) if training.flip_at_test else net(images)
-            hits = outputs.argmax(1) == split.labels[rows].to(device)
-            right[counted.to(device)] = hits[: len(counted)]
+                outputs = (net(images) + net(images.flip(3))) / 2 if training.flip_at_test else net(images)
+            values = measure(outputs, split.labels[rows].to(device))
+            found = values.new_zeros(len(examples), values.shape[1]) if found is None else found
+            found[counted.to(found.device)] = values[: len(counted)]
     net.train(mode)
     reshard(net)  # steps update the shards; gathered weights would be stale at the next evaluation
+    assert found is not None, "a split has examples"
     if processes.size == 1:
-        return right.cpu()
-    return torch.tensor(processes.sum(right.double().tolist())) > 0
+        return found.cpu()
+    return torch.tensor(processes.sum(found.double().flatten().tolist())).view(found.shape)

@@ -32,6 +32,7 @@ from flatmin import __version__
 from flatmin.study import config, files, pool
 from flatmin.study.config import Run, Study
 from flatmin.study.contender import Contender
+from flatmin.study.training.robust import Robustness
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Result:
         test_images: number of test images; 0 where they were not read or this was not recorded.
         test_correct: which test images are classified correctly: a bit per image, the first image in the highest bit of
             the first byte, in base64; see `which`.
+        robustness: group -> level -> number, on the test split: accuracies after changes, and the calibration; see
+            `flatmin.study.training.robust`. None where it was not measured.
     """
 
     test_accuracy: float | None
@@ -70,6 +73,7 @@ class Result:
     memorised: float | None = None
     test_images: int = 0
     test_correct: str = ""
+    robustness: Robustness | None = None
 
 
 #: Fields that a whole `config.toml` and a whole `study.toml` have. An older version may have written fewer others.
