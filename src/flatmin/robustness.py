@@ -87,7 +87,8 @@ def rounded(net: nn.Module, bits: int = 8) -> Iterator[None]:
     def change(filters: Tensor) -> Tensor:
         step = filters.abs().amax(1, keepdim=True) / most
         step.clamp_(min=torch.finfo(step.dtype).tiny)  # of a filter of zeros
-        return (filters / step).round_().mul_(step)
+        multiples: Tensor = (filters / step).round_()
+        return multiples.mul_(step)
 
     with _changed(net, change):
         yield
@@ -230,8 +231,8 @@ def blurred_images(images: Tensor, sigma: float) -> Tensor:
         raise ValueError(f"images must have the shape (..., height, width), got {(*images.shape,)}")
     at_least("sigma", sigma, 0, strictly=True)
     reach = math.ceil(3 * sigma)
-    weights = torch.exp(-((torch.arange(-reach, reach + 1) / sigma) ** 2) / 2)
-    weights = (weights / weights.sum()).tolist()
+    bell = torch.exp(-((torch.arange(-reach, reach + 1) / sigma) ** 2) / 2)
+    weights = (bell / bell.sum()).tolist()
     for dim in (-2, -1):
         size = images.shape[dim]
         places = torch.arange(-reach, size + reach, device=images.device).clamp(0, size - 1)

@@ -108,12 +108,11 @@ class FlatOptimizer(Wrapping):
     ):
         if isinstance(base, FlatOptimizer):
             raise TypeError("base is a FlatOptimizer already; combine methods: flatmin.Every(flatmin.SAM(), 5)")
-        if isinstance(base, Sequence) and not isinstance(base, str):
-            base = MultiOptimizer(base, model=model)
-        check_arguments(base, method, model)
+        one: Any = MultiOptimizer(base, model=model) if isinstance(base, list | tuple) else base
+        check_arguments(one, method, model)
         check_choice("ascent", ascent, ("synchronised", "per-worker"))
         check_choice("noise", noise, ("shared", "per-worker"))
-        self.base: Optimizer = base
+        self.base: Optimizer = one
         self.method = method
         self.model = model
         self.scaler = scaler
