@@ -5,7 +5,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # One thread per test process: xdist already keeps every core busy. Compiled tests are kept for the next run.
 SERIAL := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help compare test quick lint bench docs dist clean
+.PHONY: help compare test tests quick lint bench docs dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,11 @@ help:  ## list the targets
 compare: .venv/study  ## the main job: sixteen optimizers on real digits, clean and with 40 % label noise
 	$(BIN)/flatmin compare --recipe recipes/digits.toml --out runs/digits
 
-test: lint  ## lint, types and all tests
+test: .venv/dev  ## lint, types and all tests
+	$(MAKE) --no-print-directory -j 2 tests lint
+
+# Beside `lint`, which needs one core for most of a minute.
+tests: .venv/dev
 	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q
 
 quick: .venv/dev  ## a minute: the contract on six methods, engine, vectors, one tiny study

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 import signal
+from unittest import mock
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
@@ -11,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from flatmin.study.config import Run
 from flatmin.study.data.dataset import load_dataset
-from flatmin.study.networks import models
+from flatmin.study.networks import models, transformer
 from flatmin.study.training import loop as training
 from flatmin.study.training import schedule, sharding
 from flatmin.study.training.checkpoints import Checkpoints
@@ -20,9 +21,16 @@ from flatmin.study.training.torchrun import Processes
 from support.ranks.problem import Remembering, network, optimizer, step
 
 SHARED = {"subset": 256, "epochs": 2, "batch_size": 64, "augment": "crop-flip"}
+NARROW = "support.ranks.study:narrow_vit"
 #: Without BatchNorm, whose statistics would be those of half a batch; with it, and with weights in channels-last.
-PLAIN = Run("sam", {"lr": 0.05}, model="small-vit", average="swa", clip=0.5, micro_batches=2, **SHARED)
+PLAIN = Run("sam", {"lr": 0.05}, model=NARROW, average="swa", clip=0.5, micro_batches=2, **SHARED)
 NORMED = Run("pugd@adamw", {"lr": 0.01}, model="small-cnn", average="ema", evaluations=3, **SHARED)
+
+
+def narrow_vit(num_classes):
+    """small-vit with an eighth of its width: all of it has to be sent to and fro for every gradient."""
+    with mock.patch.object(transformer, "WIDTH", 24):
+        return transformer.small_vit(1, num_classes, 8)
 
 
 def everything(rank, folder):
