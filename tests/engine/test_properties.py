@@ -1,6 +1,10 @@
-"""Random models, methods and mishaps: what holds for all of them."""
+"""Random models, methods and mishaps: what holds for all of them.
+
+`FLATMIN_EXAMPLES=10000 pytest tests/engine/test_properties.py` is the long form.
+"""
 
 import io
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +16,8 @@ from torch import nn
 import flatmin
 from support.common import every_method
 
-CI = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = int(os.environ.get("FLATMIN_EXAMPLES", "250"))
+CI = settings(deadline=None, derandomize=EXAMPLES < 1000, suppress_health_check=list(HealthCheck))
 
 
 # -- random models -----------------------------------------------------------------------------------------------------
@@ -151,7 +156,7 @@ def recipes(draw, dtypes=DTYPES, bases=tuple(BASES)):
 # -- what holds for all of them ----------------------------------------------------------------------------------------
 
 
-@settings(CI, max_examples=400)
+@settings(CI, max_examples=EXAMPLES)
 @given(recipes())
 def test_nothing_moves_that_should_not(recipe):
     model = Model(recipe)
@@ -176,7 +181,7 @@ MISHAPS = st.tuples(st.sampled_from(["raise", "break", "hold", "save inside"]), 
 EVENTS = st.one_of(st.sampled_from(["closure", "loop", "reload"]), MISHAPS)
 
 
-@settings(CI, max_examples=400)
+@settings(CI, max_examples=EXAMPLES)
 @given(recipes(), st.lists(EVENTS, min_size=4, max_size=8))
 def test_whatever_happens_between_steps_training_goes_on_as_if_it_had_not(recipe, events):
     model, undisturbed = Model(recipe), Model(recipe)

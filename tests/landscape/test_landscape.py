@@ -13,6 +13,7 @@ from torch import nn
 import flatmin
 from flatmin import landscape
 from flatmin.landscape import SURFACES
+from flatmin.landscape.trajectories import METHODS_OF_THE_PAPER
 from support.common import small_net
 
 #: One process of the test run has all tests, so that what they share is made once.
@@ -90,8 +91,10 @@ def test_an_unknown_surface_is_refused():
 
 @pytest.fixture(scope="module")
 def tracks():
-    """Surface -> name -> track of every method of the paper's figure."""
-    return {name: {track.name: track for track in landscape.run(surface)} for name, surface in SURFACES.items()}
+    """Surface -> name -> track: of every method of the paper's figure on its surface, elsewhere of those asked for."""
+    names = dict.fromkeys(SURFACES, ("ngd-fm", "ngd-cw", "ugd", "pugd"))
+    names |= {"basins": METHODS_OF_THE_PAPER, "valley": ("sgd", "amp", *names["valley"])}
+    return {on: {track.name: track for track in landscape.run(SURFACES[on], names[on])} for on in SURFACES}
 
 
 @pytest.mark.parametrize("name", SURFACES)

@@ -94,7 +94,10 @@ def test_networks_learn(name):
         loss = nn.functional.cross_entropy(net(x), y)
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.7 * math.log(10)
+        if loss.item() < 0.7 * math.log(10):
+            break
+    else:
+        pytest.fail(f"the loss is still {loss.item():.2f}")
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
