@@ -232,7 +232,7 @@ def blurred_images(images: Tensor, sigma: float) -> Tensor:
     at_least("sigma", sigma, 0, strictly=True)
     reach = math.ceil(3 * sigma)
     bell = torch.exp(-((torch.arange(-reach, reach + 1) / sigma) ** 2) / 2)
-    weights = (bell / bell.sum()).tolist()
+    weights: list[float] = (bell / bell.sum()).tolist()
     for dim in (-2, -1):
         size = images.shape[dim]
         places = torch.arange(-reach, size + reach, device=images.device).clamp(0, size - 1)

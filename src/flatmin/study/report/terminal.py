@@ -20,7 +20,7 @@ WIDE = 110
 
 
 def show(summary: Summary, console: Console) -> None:
-    """Print the accuracies, what may be concluded, and how to read both. Flatness is in the files only."""
+    """Print the accuracies, what may be concluded, and how to read both. Flatness and robustness are in the files."""
     for arm in summary.study.arms:
         noises = [noise for noise in summary.study.noise if summary.panel(arm, noise)]
         while noises:
