@@ -27,6 +27,9 @@ from flatmin.study.training.snapshots import Snapshots
 from flatmin.study.training.torchrun import Processes
 from support.report_pages import Page
 
+#: One process of the test run has all tests, so that what they share is made once.
+pytestmark = pytest.mark.xdist_group("robust")
+
 SMALL = {"subset": 120, "batch_size": 20, "epochs": 1}
 RUN = Run("pugd+ema", settings={"lr": 0.1, "ema_decay": 0.5}, robustness=True, seed=3, **SMALL)
 LEVELS = [(column.group, column.level) for column in COLUMNS]
