@@ -26,9 +26,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import flatmin
+from flatmin.protocol import asks_about_examples
 from flatmin.study.networks import models
 
-DEFAULT = ("ugd", "msam", "momentum-pugd", "head-sam", "unit-head-sam", "head-pugd", "sam", "pugd")
+DEFAULT = ("ugd", "tilted-ugd", "msam", "momentum-pugd", "head-sam", "unit-head-sam", "head-pugd", "sam", "pugd")
 
 
 def conv(channels: int, classes: int, image_size: int) -> nn.Module:
@@ -77,7 +78,7 @@ class Setup:
         if method == "sgd":
             return functools.partial(self._sgd, base)
         opt = flatmin.FlatOptimizer(base, flatmin.build(method, **hyperparameters), model=self.net)
-        return functools.partial(self._flat, opt)
+        return functools.partial(self._flat_by_example if asks_about_examples(opt.method) else self._flat, opt)
 
     def _sgd(self, base: torch.optim.Optimizer) -> None:
         base.zero_grad()
@@ -87,6 +88,12 @@ class Setup:
     def _flat(self, opt: flatmin.FlatOptimizer) -> None:
         for _ in opt.probes():
             self.backward()
+        opt.step()
+
+    def _flat_by_example(self, opt: flatmin.FlatOptimizer) -> None:
+        for probe in opt.probes():
+            labels = self.y[probe.rows]
+            probe.backward(F.cross_entropy(self.net(self.x[probe.rows]), labels, reduction="none"), labels)
         opt.step()
 
 
