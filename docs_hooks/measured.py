@@ -13,7 +13,7 @@ from results import Row, Study
 from results import study as load
 
 #: The studies that may have a method, at equal steps and at equal gradient evaluations; the one to prefer first.
-OF_A_METHOD = ("family", "digits"), ("family_grads", "digits_grads")
+OF_A_METHOD = ("family", "digits", "digits_tilted"), ("family_grads", "digits_grads")
 #: A table of one condition shows so many contenders, and the plain optimizers.
 MOST_ROWS = 12
 

@@ -16,6 +16,8 @@ FILES = {
     "digits": "digits",
     "digits_searched": "digits_searched",
     "digits_searched_grads": "digits_searched_grads",
+    "digits_layernorm": "digits_layernorm",
+    "digits_tilted": "digits_tilted",
     "digits_grads": "digits_grads",
     "family": "digits_family",
     "family_grads": "digits_family_grads",

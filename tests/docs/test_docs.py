@@ -16,6 +16,7 @@ import torch
 
 import flatmin
 from flatmin.registry import METHODS
+from flatmin.study.stats import t_interval
 from reference import twin_of
 
 ROOT = Path(__file__).parents[2]
@@ -220,6 +221,8 @@ def rows_in(study):
     [
         ("docs/digits.md", SEARCHED),
         ("docs/digits-fixed-decay.md", ["digits"]),
+        ("docs/digits-layernorm.md", ["digits_layernorm"]),
+        ("docs/own-method.md", ["digits_tilted"]),
         ("docs/results.md", ["fashion_mnist"]),
     ],
 )
@@ -274,6 +277,38 @@ def test_what_is_said_of_the_searched_digits_was_measured():
     found = json.loads(text("results/digits_searched.json"))["flatness"]["correlations"]
     values = [round(one["contenders"]["value"], 2) for one in found if one["noise"] == 0.4]
     assert values == [0.03, 0.03, 0.47]
+
+
+def differences(runs, method, other, noise, seeds=range(20)):
+    """Mean and half-width of the differences of two contenders, in points, paired by seed."""
+    found = {(run["contender"], run["seed"]): run["test_accuracy"] for run in runs if run["noise"] == noise}
+    interval = t_interval([100 * (found[method, seed] - found[other, seed]) for seed in seeds])
+    return f"{interval.mean:+.2f} ± {interval.half_width:.2f}"
+
+
+def test_what_is_said_of_our_own_method_was_measured():
+    """The table of differences and the numbers in the text of docs/own-method.md."""
+    runs = json.loads(text("results/digits_tilted.json"))["runs"]
+    for other in ("sgd", "ugd", "sam", "pugd", "msam"):
+        cells = [differences(runs, "tilted-ugd", other, noise) for noise in (0.4, 0.2, 0.0)]
+        assert [f"to {other}", *cells] in rows_of("docs/own-method.md")
+    fresh = [differences(runs, "tilted-ugd", other, 0.4, range(6, 20)) for other in ("sgd", "sam")]
+    assert fresh == ["+1.51 ± 0.42", "+1.41 ± 0.46"]
+    right = next(row for row in rows_in("digits_right_labels") if row["contender"] == "sgd")
+    assert f"{percent(right['test_accuracy'])} % (SGD" in text("docs/own-method.md")
+    sharp = {
+        row["contender"]: row["flatness"]["adaptive"]["mean"] for row in rows_in("digits_tilted") if row["noise"] == 0.4
+    }
+    assert round(sharp.pop("tilted-ugd"), 2) == 0.59
+    assert (round(min(sharp.values()), 2), round(max(sharp.values()), 2)) == (0.07, 0.19)
+
+
+def test_what_is_said_of_the_digits_without_batchnorm_was_measured():
+    noisy, clean = measured("digits_layernorm", "tuned", 0.4), measured("digits_layernorm", "tuned", 0.0)
+    found = [round(value, 2) for row in (noisy["sam"], noisy["msam"], clean["ugd"]) for value in row[1:]]
+    assert found == [0.75, 0.50, 0.58, 0.54, 1.06, 0.29]
+    content = json.loads(text("results/digits_layernorm.json"))["flatness"]["correlations"]
+    assert [round(one["contenders"]["value"], 2) for one in content if one["noise"] == 0.4] == [0.14, -0.26, 0.14]
 
 
 def test_the_front_page_comes_to_the_point():
