@@ -185,7 +185,8 @@ def test_cite_is_what_the_command_prints(name, capsys, tmp_path):
         ("cite: puggd", "unknown method 'puggd'"),
         (
             "study: digit tuned 0.4",
-            "the study must be one of digits, digits_searched, digits_searched_grads, digits_layernorm, digits_tilted, digits_grads, "
+            "the study must be one of digits, digits_searched, digits_searched_grads, digits_layernorm, digits_tilted, "
+            "digits_grads, "
             "family, family_grads, fashion_mnist, got 'digit'",
         ),
         ("study: digits tuned 0.3", "digits has no rows of tuned settings, 30 % label noise"),
