@@ -177,18 +177,6 @@ def test_a_seed_gives_the_same_noise_to_networks_of_other_weights_layouts_and_dt
         assert not torch.allclose(net[0].weight, small_net()[0].weight + reference["0.weight"] * 2)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_device_has_the_changes_of_the_cpu(change):
-    net, other = small_net(), small_net().to("cuda")
-    before = state(other)
-    with change(net), change(other):
-        for p, q in zip(net.parameters(), other.parameters(), strict=True):
-            torch.testing.assert_close(q.cpu(), p)
-    assert same_bits(state(other), before)
-
-
 def test_a_scaled_layer_has_scaled_noise_and_scaled_steps():
     one, other = Tied(), Tied()
     with torch.no_grad():

@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from flatmin import robustness
 from flatmin.study import config, files
@@ -191,6 +194,7 @@ def invented(tiny, tmp_path_factory):
         for j, (group, level) in enumerate(LEVELS):
             found[group][level] = result["test_accuracy"] - 0.01 * ((i * 3 + j) % 7)
         found["calibration"]["nll"] = None if path.match("sam/seed-0/*") else 0.5 + 0.1 * i
+        found["calibration"]["ece"] = 0.2 if path.match("sam/*/*") else 0.1  # a difference without any spread
         files.write_json(path, {**result, "robustness": None if path.match("pugd/seed-1/*") else found})
         names = ("lambda_max", "trace", "adaptive")
         readings = {name: Reading(float((i * 5) % 7), 0.1, "bound", "loss", {}) for name in names}
@@ -228,3 +232,22 @@ def test_runs_that_were_not_measured_are_not_counted(invented):
     assert counts == {"sgd": [{0, 1}] * 3, "sam": [{0, 1}, {1}, {0, 1}], "pugd": [{0}] * 3}
     _, _, rows = next(robustness_tables.tables(invented))
     assert rows[2][3].endswith(" ± –") and not rows[0][3].endswith(" ± –")
+
+
+def test_the_terminal_shows_the_means_in_80_columns_and_clear_differences_in_bold(invented):
+    console = Console(width=80, file=io.StringIO(), force_terminal=True, color_system="standard")
+    write.show(invented, console)
+    lines = console.file.getvalue().splitlines()
+    start = next(i for i, line in enumerate(lines) if "Test accuracy after changes, %, and calibration" in line)
+    for row in invented.rows:
+        (line,) = [line for line in lines[start:] if line.startswith(f"{row.contender} ")]
+        plain = re.sub("\x1b.*?m", "", line).split()
+        means = [column.over(row).mean for column in COLUMNS]
+        shown = [
+            f"{mean:.2f}" if column.head == "NLL" else f"{100 * mean:.1f}"
+            for column, mean in zip(COLUMNS, means, strict=True)
+        ]
+        assert plain == [row.contender, *shown]
+        paired = [robustness_tables.difference(invented, column, row) for column in COLUMNS]
+        clear = [one for one in paired if one and one.half_width is not None and abs(one.mean) > one.half_width]
+        assert line.count("\x1b[1m") == len(clear) == (row.contender == "sam")

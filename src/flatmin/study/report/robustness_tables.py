@@ -57,6 +57,10 @@ class Column:
             return "+" * (sign == "+" and interval.mean > 0) + number(interval, 3)
         return percent(interval, sign)
 
+    def mean_in_words(self, mean: float) -> str:
+        """To a tenth of a percent, or a hundredth of a nat."""
+        return f"{mean:.2f}" if self.level == "nll" else f"{100 * mean:.1f}"
+
 
 #: Title of a table -> its columns.
 PARTS = {
@@ -74,18 +78,22 @@ PARTS = {
 COLUMNS = tuple(column for columns in PARTS.values() for column in columns)
 
 
-def tables(summary: Summary) -> Iterator[tuple[str, list[str], list[list[str]]]]:
-    """Title, head and rows of every table; none for a study that did not measure it."""
+def panels(summary: Summary) -> Iterator[tuple[str, list[Row]]]:
+    """Title and rows of every condition that was measured."""
     for arm in summary.study.arms:
         for noise in summary.study.noise:
             rows = [row for row in summary.panel(arm, noise) if any(column.over(row) for column in COLUMNS)]
-            if not rows:
-                continue
-            for heading, columns in PARTS.items():
-                yield from _part(summary, rows, columns, heading, title(arm, noise))
-            if summary.study.flatness and (found := _correlations(summary, arm, noise)):
-                heads = ["lost", *HEADS.values()]
-                yield f"Rank correlation of what is lost with flatness, {title(arm, noise)}", heads, found
+            if rows:
+                yield title(arm, noise), rows
+
+
+def tables(summary: Summary) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and rows of every table; none for a study that did not measure it."""
+    for where, rows in panels(summary):
+        for heading, columns in PARTS.items():
+            yield from _part(summary, rows, columns, heading, where)
+        if summary.study.flatness and (found := _correlations(summary, rows[0].arm, rows[0].noise)):
+            yield f"Rank correlation of what is lost with flatness, {where}", ["lost", *HEADS.values()], found
 
 
 def _part(
@@ -99,7 +107,7 @@ def _part(
 
     def differences(row: Row) -> list[str]:
         unchanged = (str(row.difference.n), percent(row.difference, "+")) if row.difference else ("0", "–")
-        return [*unchanged, *(column.in_words(_difference(summary, column, row), "+") for column in columns)]
+        return [*unchanged, *(column.in_words(difference(summary, column, row), "+") for column in columns)]
 
     yield f"{heading}, {where}", heads, [[row.contender, *cells(row)] for row in rows]
     others = [row for row in rows if row.contender != summary.baseline]
@@ -127,7 +135,7 @@ def _correlations(summary: Summary, arm: str, noise: float) -> list[list[str]]:
     return rows
 
 
-def _difference(summary: Summary, column: Column, row: Row) -> Interval | None:
+def difference(summary: Summary, column: Column, row: Row) -> Interval | None:
     """To the baseline, paired by seed."""
     found = next((one for one in summary.panel(row.arm, row.noise) if one.contender == summary.baseline), None)
     return paired_difference(column.by_seed(row), column.by_seed(found)) if found and found != row else None
@@ -166,7 +174,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
                     "group": column.group,
                     "level": column.level,
                     "mean": asdict(mean) if (mean := column.over(row)) else None,
-                    "difference": asdict(paired) if (paired := _difference(summary, column, row)) else None,
+                    "difference": asdict(paired) if (paired := difference(summary, column, row)) else None,
                 }
                 for column in COLUMNS
             ],

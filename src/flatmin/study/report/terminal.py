@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from flatmin.study.report import conclusions, tables
+from flatmin.study.report import conclusions, robustness_tables, tables
 from flatmin.study.report.summary import Row, Summary, condition, title
 
 #: Columns a terminal needs before it gets the settings too; results.json and the Markdown always have them.
@@ -20,7 +20,7 @@ WIDE = 110
 
 
 def show(summary: Summary, console: Console) -> None:
-    """Print the accuracies, what may be concluded, and how to read both. Flatness and robustness are in the files."""
+    """Print the accuracies, what may be concluded, and how to read both. Flatness is in the files only."""
     for arm in summary.study.arms:
         noises = [noise for noise in summary.study.noise if summary.panel(arm, noise)]
         while noises:
@@ -38,6 +38,11 @@ def show(summary: Summary, console: Console) -> None:
             text = conclusions.sentence(summary, arm, noise)
             console.print(f"[bold]{heading[0].upper()}{heading[1:]}.[/bold] {escape(text)}", highlight=False)
     console.print(*tables.legend(summary, terse=True), sep="\n", highlight=False, markup=False)
+    for heading, rows in robustness_tables.panels(summary):
+        console.print(f"Test accuracy after changes, %, and calibration, {heading}", style="bold", highlight=False)
+        console.print(_robustness(summary, rows))
+        note = f"Means. Bold: the interval of the difference to {summary.baseline} excludes 0. More in report.md."
+        console.print(note, highlight=False, markup=False)
 
 
 def _table(summary: Summary, arm: str, noises: Sequence[float], settings: bool) -> Table:
@@ -68,6 +73,23 @@ def _table(summary: Summary, arm: str, noises: Sequence[float], settings: bool) 
         chosen = [tables.named(row.settings) for row in known]
         last += ["\n".join(chosen if len(set(chosen)) > 1 else chosen[:1])] * settings
         table.add_row(escape(name) + mark, *cells, *map(escape, last))
+    return table
+
+
+def _robustness(summary: Summary, rows: Sequence[Row]) -> Table:
+    """Means only, so that twelve numbers fit into 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
+    table.add_column("\nmethod", min_width=6)
+    for column in robustness_tables.COLUMNS:
+        table.add_column(column.head.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for row in rows:
+        cells = []
+        for column in robustness_tables.COLUMNS:
+            mean, paired = column.over(row), robustness_tables.difference(summary, column, row)
+            clear = paired is not None and paired.half_width is not None and abs(paired.mean) > paired.half_width
+            cell = column.mean_in_words(mean.mean) if mean else "–"
+            cells.append(f"[bold]{cell}[/bold]" if clear else cell)
+        table.add_row(escape(row.contender), *cells)
     return table
 
 
