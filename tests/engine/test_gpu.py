@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import flatmin
+from flatmin import robustness
 from flatmin.testing import Problem, check_method
 from support.common import every_method
 
@@ -197,3 +198,14 @@ def test_fused_and_foreach_bases_take_the_same_steps(method, make, form):
         take_step(opt, fused, batch, form)
         take_step(other, foreach, batch, form)
     assert_close(fused, foreach, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [robustness.rounded, robustness.noisy])
+def test_rounding_and_noise_are_those_of_the_cpu(change):
+    net = small_net()
+    alone = copy.deepcopy(net).cpu()
+    before = [p.detach().clone() for p in net.parameters()]
+    with change(net), change(alone):
+        for p, q in zip(net.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(p.cpu(), q)
+    assert all(torch.equal(p, w) for p, w in zip(net.parameters(), before, strict=True))
