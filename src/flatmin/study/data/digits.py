@@ -65,4 +65,5 @@ def _apportion(counts: NDArray[np.int64], seats: int, random: np.random.RandomSt
             break
         tied = np.flatnonzero(remainders == remainder)
         given[random.choice(tied, size=min(len(tied), left), replace=False)] += 1
-    return given.astype(np.int64)
+    seated: NDArray[np.int64] = given.astype(np.int64)
+    return seated
