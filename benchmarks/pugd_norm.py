@@ -37,7 +37,7 @@ def main() -> None:
     for noise in (0.0, 0.4):
         for name, settings in VARIANTS.items():
             runs = [Run(contender="pugd", settings=settings, noise=noise, seed=seed) for seed in range(seeds)]
-            accuracies = [100 * (train(run).test_accuracy or math.nan) for run in runs]
+            accuracies = [100 * (train(run).test or math.nan) for run in runs]
             half = T[seeds] * statistics.stdev(accuracies) / math.sqrt(seeds)
             print(f"| {name} | {noise:g} | {statistics.mean(accuracies):.2f} ± {half:.2f} | {seeds} |", flush=True)
 

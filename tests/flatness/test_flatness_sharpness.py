@@ -370,7 +370,7 @@ def test_updates_of_a_run_of_a_study():
     run = Run("pugd", epochs=2, settings={"lr": 0.02})
     result = study_train.train(run, attend=attend)
     assert len(seen[0].absolute) == result.steps and max(seen[0].absolute) < 0.02 / (1 - 0.9) * 1.01  # and weight decay
-    assert result.test_accuracy == study_train.train(run).test_accuracy
+    assert result.test == study_train.train(run).test
 
 
 def test_updates_refuse_what_is_no_optimizer():

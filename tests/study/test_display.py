@@ -119,7 +119,7 @@ def test_tensorboard_holds_the_rows_once_however_often_the_run_was_stopped(tmp_p
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3
     assert events(tmp_path / "tensorboard") == expected(tmp_path)
     assert record.read(tmp_path)[0] == record.complete(RUN)
-    assert record.read(tmp_path)[1].validation_accuracy == train(RUN).validation_accuracy
+    assert record.read(tmp_path)[1].validation == train(RUN).validation
 
 
 def test_a_finished_run_gets_its_tensorboard_later(tmp_path):

@@ -85,6 +85,6 @@ def test_a_study_with_it_can_be_read_without_the_package(package, tmp_path):
     sys.modules.pop(package)
     outside.entry.cache_clear()
     after = write.refresh(tmp_path / "out")
-    assert [row.accuracy for row in after.rows] == [row.accuracy for row in before.rows]
+    assert [row.test for row in after.rows] == [row.test for row in before.rows]
     assert after.rows[1].settings == before.rows[1].settings
     assert {one.contender for one in sensitivity(study, read(tmp_path / "out"), after)} == {"sgd"}

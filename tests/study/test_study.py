@@ -148,7 +148,7 @@ def test_a_run_is_deterministic_and_leaves_the_global_generator_alone():
     first = train(Run("s-sgd", noise=0.4, epochs=2), rows.append)
     second = train(Run("s-sgd", noise=0.4, epochs=2), again.append)
     assert torch.equal(torch.get_rng_state(), before)
-    assert first.test_accuracy == second.test_accuracy
+    assert first.test == second.test
     assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in again]
 
 
@@ -267,7 +267,7 @@ def test_the_test_split_is_poison_to_tuning_runs_and_read_once_by_final_runs(mon
     digits = load_dataset("digits")
     watched = dataclasses.replace(digits, test=Watched(digits.test, reads))
     monkeypatch.setattr(training, "load_dataset", lambda *args, **options: watched)
-    assert train(Run(epochs=2, test=False)).test_accuracy is None
+    assert train(Run(epochs=2, test=False)).test is None
     assert not reads
     original = training.correct
     monkeypatch.setattr(training, "correct", lambda *args: evaluated.append(args[2]) or original(*args))
@@ -285,7 +285,7 @@ def test_divergence_is_recorded_at_its_epoch():
     rows = []
     result = train(Run(settings={"lr": 1e30}, epochs=4), rows.append)
     assert result.diverged == 1.0 and len(rows) == 1 and rows[0]["train_loss"] is None
-    assert 0 <= result.test_accuracy <= 0.2
+    assert 0 <= result.test <= 0.2
     json.dumps(dataclasses.asdict(result), allow_nan=False)
 
 
@@ -600,7 +600,7 @@ def test_a_diverged_run_stays_in_the_table(tmp_path, monkeypatch):
     both = Study(methods=("adamw", "pugd@adamw"), arms=("tuned",), noise=(0.0,), seeds=2, epochs=2)
     found = compare(both, tmp_path / "out")
     row = found.rows[0]
-    assert (row.contender, row.diverged, row.accuracy.n) == ("adamw", 2, 2) and row.accuracy.mean < 0.3
+    assert (row.contender, row.diverged, row.test.n) == ("adamw", 2, 2) and row.test.mean < 0.3
     assert found.baseline == "adamw" and found.rows[1].difference.mean > 0.3
     assert "† adamw, tuned settings, clean labels: 2 of 2 runs diverged" in write.markdown(found)
     assert files.read_json(tmp_path / "out/results.json")["runs"][0]["diverged"] == 1.0
@@ -611,7 +611,7 @@ def test_a_partial_study_reports_what_there_is(study):
         shutil.rmtree(study / "runs/default" / folder)
     found = write.refresh(study)
     assert found.missing == 3 and "3 runs of this study are not complete" in write.markdown(found)
-    assert [row.accuracy.n for row in found.rows] == [1, 2, 1, 1]
+    assert [row.test.n for row in found.rows] == [1, 2, 1, 1]
     assert found.rows[1].difference.n == 1 and found.rows[3].difference is None
     shutil.rmtree(study / "runs")
     with pytest.raises(ValueError, match=r"no run of .* is complete yet"):
@@ -631,7 +631,7 @@ def test_a_tuned_study_runs_its_winners_and_never_tests_while_tuning(tmp_path):
     assert len(trials) == 6
     for folder in trials:
         run, result = record.read(folder)
-        assert run.seed == 1000 and not run.test and result.test_accuracy is None
+        assert run.seed == 1000 and not run.test and result.test is None
     for row in found.rows:
         assert row.settings == tuning["conditions"][0]["contenders"][row.contender]["winner"]
         assert list(row.runs) == [0]
@@ -731,7 +731,7 @@ def test_tables_fit_their_terminal(tiny):
 def test_one_seed_has_no_interval(tmp_path):
     found = compare(dataclasses.replace(TINY, seeds=1, epochs=1, noise=(0.0,)), tmp_path / "one")
     text = write.markdown(found)
-    assert f"| pugd | {100 * found.rows[1].accuracy.mean:.2f} ± – | 1 |" in text
+    assert f"| pugd | {100 * found.rows[1].test.mean:.2f} ± – | 1 |" in text
     assert "nan" not in text.lower()
 
 
@@ -740,7 +740,7 @@ def test_markdown_has_a_table_per_panel_and_every_number(tiny):
     text = write.markdown(found)
     assert text.count("| method |") == 2 and "### default settings, clean labels" in text
     for row in found.rows:
-        assert f"| {row.contender} | {percent(row.accuracy)} | 2 |" in text
+        assert f"| {row.contender} | {percent(row.test)} | 2 |" in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables} == {12}
 

@@ -46,8 +46,10 @@ def make(out, names=BENIGN, tuned=True):
         result = record.Result(
             last - 0.01, last, gradients, gradients, 1 + 0.1 * i, diverged, f"{run.contender}()", 1234, ENVIRONMENT
         )
-        result = dataclasses.replace(result, train_accuracy=0.625, memorised=0.125 if run.noise else None)
-        files.write_json(out / folder / "result.json", dataclasses.asdict(result))
+        result = dataclasses.replace(
+            result, others={"train_accuracy": 0.625, "memorised": 0.125 if run.noise else None}
+        )
+        files.write_json(out / folder / "result.json", result.as_json())
     if tuned:
         trials = [
             {"trial": 0, "settings": {"lr": 0.1}, "score": 0.91234, "diverged": 0},

@@ -3,13 +3,14 @@
 import time
 
 from flatmin.study import pool
-from flatmin.study.training import checkpoints, loop
+from flatmin.study.tasks import runs
+from flatmin.study.training import checkpoints
 
 
 def perform_saving_always(run, folder):
     """With a checkpoint after every step."""
     checkpoints.INTERVAL = 0.0
-    loop.perform(run, folder)
+    runs.perform(run, folder)
 
 
 def sleep():

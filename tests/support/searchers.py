@@ -7,14 +7,14 @@ from pathlib import Path
 
 from flatmin.study import config
 from flatmin.study.search import tuner
-from flatmin.study.training import loop
+from flatmin.study.tasks import runs
 from support import forked
 from support.forked import Forked
 
 
 def search(folder, ready, count, hang):
     """Search when `count` processes are ready; note what it begins in the log; hang at a run named like `hang`."""
-    perform = loop.perform
+    perform = runs.perform
 
     def spy(run, out):
         with (folder / "log").open("a") as file:
@@ -22,7 +22,7 @@ def search(folder, ready, count, hang):
         time.sleep(600 if hang and hang in str(out) else 0.1)
         perform(run, out)
 
-    loop.perform, tuner.PAUSE = spy, 0.05
+    runs.perform, tuner.PAUSE = spy, 0.05
     (ready / str(os.getpid())).touch()
     while len(os.listdir(ready)) < count:
         time.sleep(0.01)

@@ -1,6 +1,6 @@
 """Reports of studies without their pictures and pages, which take most of the time."""
 
-DRAWN = ("accuracy", "curves", "cost", "scatter", "sensitivity")
+DRAWN = ("test", "curves", "cost", "scatter", "sensitivity")
 
 
 def leave_out(patch, *, pages=True):

@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def defaults(command: type[Any], argv: Sequence[str]) -> Any:
-    """`command` with the protocol of the recipe in `argv`, or with its default protocol.
+    """`command` with the protocol of the recipe in `argv`, or with the default protocol of its task.
 
     Args:
         command: a dataclass. It takes a recipe if it has the fields `recipe` and `study`.
@@ -35,8 +35,12 @@ def defaults(command: type[Any], argv: Sequence[str]) -> Any:
         return None
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--task", default=config.IMAGES)
     try:
-        recipe = parser.parse_known_args([*argv])[0].recipe
+        found = parser.parse_known_args([*argv])[0]
     except argparse.ArgumentError:
-        recipe = None  # the full parser reports this error with more detail
-    return command(study=config.load(Study, recipe), recipe=recipe) if recipe else command()
+        return command()  # the full parser reports this error with more detail
+    if found.recipe:
+        return command(study=config.load(Study, found.recipe), recipe=found.recipe)
+    made = command()
+    return dataclasses.replace(made, study=dataclasses.replace(made.study, **config.defaults(found.task)))

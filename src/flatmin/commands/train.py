@@ -58,7 +58,15 @@ class Train:
             if self.keep_weights or self.keep_path:
                 weights = Snapshots(self.out, path=self.keep_path, write=processes.first)
             result = train_and_show(run, self.out, processes, console, tensorboard=self.tensorboard, weights=weights)
-        for name in ("test_accuracy", "validation_accuracy", "gradient_evaluations", "seconds", "diverged"):
+        for name in (
+            "test_accuracy",
+            "test",
+            "validation_accuracy",
+            "validation",
+            "gradient_evaluations",
+            "seconds",
+            "diverged",
+        ):
             if result.get(name) is not None:
                 console.out(f"{name.replace('_', ' ')}: {result[name]:.6g}", highlight=False)
         for group, levels in (result.get("robustness") or {}).items():

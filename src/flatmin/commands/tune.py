@@ -55,7 +55,9 @@ class Tune:
             caption += "\nscore: of the winner, over the seeds of both rounds"
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
         words = ("method", "condition", "settings")
-        for header in ("method", "condition", "score, %", "trials", "failed", "flat, %", "settings"):
+        metric = tuning_file.metric(tuning)
+        score_header = metric.header().replace("accuracy", "score")
+        for header in ("method", "condition", score_header, "trials", "failed", "flat, %", "settings"):
             table.add_column(header, justify="left" if header in words else "right", no_wrap=header != "settings")
         for case, found in tuning_file.cases(tuning).items():
             failed = sum(trial["score"] is None for trial in found["trials"])
@@ -63,7 +65,7 @@ class Tune:
             near = flat.get((case.contender, case.noise))
             share = "–" if near is None else f"{100 * near:.0f}"
             condition = "all" if case.noise is None else summary.condition(case.noise).replace("label noise", "noise")
-            score, trials = f"{100 * found['score']:.2f}", str(len(found["trials"]))
+            score, trials = metric.number(found["score"]), str(len(found["trials"]))
             table.add_row(case.contender, condition, score, trials, str(failed), share, settings)
         console.print(table)
         recipe = shlex.quote(str(self.out / "study.toml"))

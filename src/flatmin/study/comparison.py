@@ -14,8 +14,8 @@ from flatmin.study.plan import Plan
 from flatmin.study.report import write
 from flatmin.study.report.summary import Summary
 from flatmin.study.search import tuner
+from flatmin.study.tasks.runs import perform, task_of
 from flatmin.study.training import record
-from flatmin.study.training.loop import perform
 
 
 def compare(
@@ -45,7 +45,7 @@ def compare(
     if not study.tune:
         planned = plan.resolve(study, plan.published(study))
     record.check_folder(study, out)
-    plan.prepare(study, console)
+    task_of(study.task).prepare(study, console)
     with files.exclusive(out):
         record.begin_study(study, out, command)
         if planned is None:
@@ -68,6 +68,6 @@ def complete(planned: Plan, out: Path, jobs: int, console: Console) -> None:
     names = [name for name, run in planned.runs.items() if not holds(out / name, run)]
     missing = [(planned.runs[name], out / name, *more) for name in names]
     progress.say_damage([file for name in names if (file := damaged(out / name))], console)
-    tasks = pool.run_all(do, missing, jobs, plan.inherited())
+    tasks = pool.run_all(do, missing, jobs, task_of(planned.study.task).inherited())
     for _ in progress.track(tasks, len(missing), len(planned.runs), "training", console):
         pass

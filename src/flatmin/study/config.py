@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
 
 from flatmin.checks import at_least, between, known_name
-from flatmin.study.toml import load as load
-from flatmin.study.toml import save as save
+from flatmin.study import toml
+from flatmin.study.toml import Config
 
 Arm = Literal["default", "tuned"]
 Budget = Literal["steps", "grads"]
@@ -23,6 +25,11 @@ Schedule = Literal["cosine", "linear", "step", "constant"]
 Average = Literal["none", "ema", "swa"]
 Precision = Literal["float32", "bfloat16"]
 Augment = Literal["none", "flip", "crop-flip", "crop-flip-cutout", "translate-flip"]
+
+#: The task that is built in.
+IMAGES = "images"
+#: The options of `Training` that a training function of the user's own takes. It decides the others itself.
+OF_OWN_TASKS = ("task", "budget", "average")
 
 #: The first seed of tuning runs. Final runs use smaller ones, so no final run repeats a tuning run.
 FIRST_TUNING_SEED = 1000
@@ -33,6 +40,8 @@ class Training:
     """The options that all trainings of a study share, whatever their optimizer.
 
     Args:
+        task: images, which the options below describe, or package.module:function, a training function of your own,
+            see `flatmin.study.Trial`. Such a function takes budget and average, and decides the rest itself.
         data: digits (1,797 real 8x8 images bundled with scikit-learn, split 60/20/20), the id of a data set on the
             Hugging Face hub, or a folder: Parquet files as on the hub, or one folder of images per class. Where the
             data have no test split, a fifth (20 %) of the training images is held out as one, the same for every
@@ -74,6 +83,7 @@ class Training:
             and blur, and their calibration, on the test split after the last step: 23 more evaluations.
     """
 
+    task: str = IMAGES
     data: str = "digits"
     subset: int = 0
     image_size: int = 0
@@ -157,8 +167,10 @@ class Study(Training):
         methods: the contenders, each METHOD, METHOD+AVERAGE, METHOD@BASE or METHOD+AVERAGE@BASE. METHOD is one of
             `flatmin methods`, or package.module:Class, a method of another package. AVERAGE is ema or swa, of the
             weights. BASE is sgd (with momentum 0.9; the default), nesterov (SGD with Nesterov's momentum and decoupled
-            weight decay) or adamw. A base in place of METHOD is that base without a method. Differences are to sgd,
-            or to the first contender if sgd is not among them.
+            weight decay), adamw, or package.module:name, see `base`. A base in place of METHOD, or plain@BASE, is that
+            base without a method. Differences are to sgd, or to the first contender if sgd is not among them.
+        base: BASE of the contenders that name none. package.module:name is a class of optimizers, a function of
+            (groups, lr=..., wd=...) that returns one, or a `flatmin.study.Base`, which has the ranges of a search.
         arms: default: every contender at its published radius and at the usual learning rate and weight decay of its
             base: 0.1 and 5e-4 for SGD, 0.1 and 5e-3 for nesterov, 0.001 and 0.01 for AdamW. tuned: at the settings
             found by a search, this study's own (--tune) or else the registry's.
@@ -184,6 +196,7 @@ class Study(Training):
     """
 
     methods: tuple[str, ...] = ("sgd", "adamw", "ugd", "pugd", "unit-sam", "sam", "asam", "s-sgd", "channel-sgd")
+    base: str = "sgd"
     arms: tuple[Arm, ...] = ("default", "tuned")
     noise: tuple[float, ...] = (0.0, 0.4)
     seeds: int = 5
@@ -254,6 +267,28 @@ class Study(Training):
         """One run of this protocol."""
         shared = {f.name: getattr(self, f.name) for f in dataclasses.fields(Training)}
         return Run(**shared, contender=contender, settings=settings, noise=noise, seed=seed, test=test)
+
+
+def defaults(task: str) -> dict[str, Any]:
+    """The fields of a `Study` whose default depends on the task: one's own has no label noise unless told."""
+    return {} if task == IMAGES else {"task": task, "noise": (0.0,)}
+
+
+def load(cls: type[Config], path: Path, needed: Sequence[str] = ()) -> Config:
+    """Read a `Run` or a `Study`; see `flatmin.study.toml.load`. Absent fields have the defaults of their task."""
+
+    def complete(values: dict[str, Any]) -> dict[str, Any]:
+        more = defaults(str(values.get("task", IMAGES))) if cls is Study else {}
+        return {**more, **values}
+
+    return toml.load(cls, path, needed, complete)
+
+
+def save(config: Run | Study, path: Path) -> None:
+    """Write a `Run` or a `Study` as TOML, with every field that its task takes."""
+    own = config.task != IMAGES
+    without = [f.name for f in dataclasses.fields(Training) if own and f.name not in OF_OWN_TASKS]
+    toml.save(config, path, without)
 
 
 def check_batch_size(training: Training, examples: int) -> None:

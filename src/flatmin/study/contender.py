@@ -3,84 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from flatmin.checks import between, known_name
-from flatmin.distributed import is_sharded
 from flatmin.engine.optimizer import FlatOptimizer
+from flatmin.protocol import Method
 from flatmin.registry import METHODS, Entry, Range
 from flatmin.selectors import is_matrix
 from flatmin.study import outside
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A number of a contender that a search may choose.
-
-    Args:
-        default: its value without a search.
-        range: of a search.
-        optional: searched only by studies that ask for it.
-    """
-
-    default: float
-    range: Range
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Base:
-    """A base optimizer of studies.
-
-    Args:
-        make: called with groups of parameters, and its settings by name.
-        settings: by name; `lr` first.
-    """
-
-    make: Callable[..., torch.optim.Optimizer]
-    settings: Mapping[str, Setting]
-
-
-Groups = list[dict[str, Any]]
-
-
-def _sgd(groups: Groups, lr: float, wd: float, momentum: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=wd, fused=_fused(groups))
-
-
-def _nesterov(groups: Groups, lr: float, wd: float, momentum: float) -> torch.optim.Optimizer:
-    """SGD with Nesterov's momentum, which the weight decay does not enter: w ← (1 − lr wd) w, then the step.
-
-    The decoupled decay is that of Loshchilov & Hutter, 2019, arXiv 1711.05101. In SGD's own, momentum m makes the decay
-    1 / (1 − m) times as strong in the long run.
-    """
-    made = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=wd, nesterov=True, fused=_fused(groups))
-    for group in made.param_groups:
-        group["separate_weight_decay"], group["weight_decay"] = group["weight_decay"], 0.0
-    made.register_step_pre_hook(_decay)
-    return made
-
-
-@torch.no_grad()
-def _decay(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None:
-                p.mul_(1 - group["lr"] * group["separate_weight_decay"])
-
-
-def _adamw(groups: Groups, lr: float, wd: float, momentum: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), weight_decay=wd, fused=_fused(groups))
-
-
-def _fused(groups: Groups) -> bool:
-    """Whether to use torch's fused kernel. Torch has none for SGD on sharded weights."""
-    return not any(is_sharded(p) for group in groups for p in group["params"])
+from flatmin.study.bases import BASES, Base, Groups, Setting
 
 
 def _groups(net: nn.Module, decay_vectors: bool) -> Groups:
@@ -93,22 +28,6 @@ def _groups(net: nn.Module, decay_vectors: bool) -> Groups:
     return [group for group in groups if group["params"]]
 
 
-_MOMENTUM = Setting(0.9, Range(0.5, 0.99, to_one=True), optional=True)
-
-#: The ranges are wide, so that no winner is at an end: in earlier searches on digits, winners on SGD had learning rates
-#: of 0.004 to 0.08 and weight decays of 0.015 to 0.062. Momentum of AdamW is its first beta.
-BASES = {
-    "sgd": Base(
-        _sgd, {"lr": Setting(0.1, Range(0.001, 1.0)), "wd": Setting(5e-4, Range(1e-5, 0.2)), "momentum": _MOMENTUM}
-    ),
-    "nesterov": Base(
-        _nesterov, {"lr": Setting(0.1, Range(0.001, 1.0)), "wd": Setting(5e-3, Range(1e-4, 1.0)), "momentum": _MOMENTUM}
-    ),
-    "adamw": Base(
-        _adamw, {"lr": Setting(1e-3, Range(1e-4, 3e-2)), "wd": Setting(1e-2, Range(1e-3, 3.0)), "momentum": _MOMENTUM}
-    ),
-}
-
 #: Averages of the weights, see `flatmin.study.training.average`: the decay per step of the exponential moving average
 #: (ema), and the fraction of the training after which the plain mean (swa) starts.
 AVERAGES: dict[str, dict[str, Setting]] = {
@@ -120,10 +39,11 @@ AVERAGES: dict[str, dict[str, Setting]] = {
 TUNED_ELSEWHERE: dict[str, dict[str, float]] = {"adamw": {"lr": 0.000733}}
 
 
-def _left_to_the_method(base: torch.optim.Optimizer, option: str) -> float:
-    """The momentum or weight decay of a base optimizer, which has none afterwards."""
-    value = float(base.defaults.get(option, 0.0))
-    for group in base.param_groups:
+def _left_to_the_method(base: Any, option: str) -> float:
+    """The momentum or weight decay of a base optimizer, or of the first of several, which have none afterwards."""
+    several = base if isinstance(base, list | tuple) else [base]
+    value = float(several[0].defaults.get(option, 0.0))
+    for group in (group for one in several for group in one.param_groups):
         group.update({name: 0.0 for name in (option, f"separate_{option}") if name in group})
     return value
 
@@ -134,7 +54,7 @@ class Contender:
 
     Args:
         method: a key of `flatmin.registry.METHODS`, or `package.module:Name`, see `flatmin.study.outside`.
-        base: a key of `BASES`.
+        base: a key of `BASES`, or `package.module:name`, likewise.
         average: a key of `AVERAGES`, or none. The average is what is evaluated.
     """
 
@@ -143,14 +63,16 @@ class Contender:
     average: str = "none"
 
     @classmethod
-    def parse(cls, text: str, average: str = "none") -> Contender:
+    def parse(cls, text: str, average: str = "none", base: str = "sgd") -> Contender:
         """Read `METHOD`, `METHOD@BASE`, `METHOD+AVERAGE` or `METHOD+AVERAGE@BASE`.
 
-        A base in place of `METHOD` means `plain` on that base. `package.module:Name` is a method of another package.
+        A base in place of `METHOD` means `plain` on that base. `package.module:Name` is a method of another package,
+        and after the @ a base of another package.
 
         Args:
             text: the name.
             average: of a contender that names none.
+            base: of a contender that names none.
 
         Raises:
             ValueError: unknown method, average or base, and the message lists the nearest names; or a method of another
@@ -160,22 +82,26 @@ class Contender:
             >>> [str(Contender.parse(text)) for text in ("plain@adamw", "pugd@sgd", "plain+ema", "sam+swa@adamw")]
             ['adamw', 'pugd', 'sgd+ema', 'sam+swa@adamw']
         """
-        text, at, base = text.partition("@")
+        text, at, named = text.partition("@")
         method, plus, own = text.partition("+")
         if method in BASES and not at:
-            method, at, base = "plain", "@", method
+            method, at, named = "plain", "@", method
+        base = named if at else base
         if ":" in method:
             outside.entry(method)
         else:
             known_name("method", method, METHODS if at else [*METHODS, *BASES])
-        known_name("base optimizer", base if at else "sgd", BASES)
+        if ":" in base:
+            outside.base(base)
+        else:
+            known_name("base optimizer", base, BASES)
         if plus:
             known_name("average", own, AVERAGES)
-        return cls(method, base if at else "sgd", own if plus else average)
+        return cls(method, base, own if plus else average)
 
     def __str__(self) -> str:
         plus = f"+{self.average}" if self.average != "none" else ""
-        if self.method == "plain":
+        if self.method == "plain" and ":" not in self.base:
             return self.base + plus
         return self.method + plus + (f"@{self.base}" if self.base != "sgd" else "")
 
@@ -184,14 +110,19 @@ class Contender:
         """The method's entry, in the registry or of another package."""
         return outside.entry(self.method) if ":" in self.method else METHODS[self.method]
 
+    @property
+    def base_entry(self) -> Base:
+        """The base optimizer with its settings, of `BASES` or of another package."""
+        return outside.base(self.base) if ":" in self.base else BASES[self.base]
+
     def default(self) -> dict[str, float]:
         """The settings of the default arm: those of base and average, and the method's published radius."""
-        found = {**BASES[self.base].settings, **AVERAGES.get(self.average, {})}
+        found = {**self.base_entry.settings, **AVERAGES.get(self.average, {})}
         return {name: setting.default for name, setting in found.items() if not setting.optional}
 
     def default_of(self, name: str) -> float:
         """The default value of a setting, one of `names`."""
-        found = {**BASES[self.base].settings, **AVERAGES.get(self.average, {})}
+        found = {**self.base_entry.settings, **AVERAGES.get(self.average, {})}
         if name in found:
             return found[name].default
         return float(inspect.signature(self.entry.make).parameters[name].default)
@@ -204,7 +135,7 @@ class Contender:
 
     def names(self) -> list[str]:
         """The names of all settings: base, method, average."""
-        return [*BASES[self.base].settings, *self.entry.space, *AVERAGES.get(self.average, {})]
+        return [*self.base_entry.settings, *self.entry.space, *AVERAGES.get(self.average, {})]
 
     def space(self, optional: Collection[str] = ()) -> dict[str, Range]:
         """The ranges of a search: learning rate and weight decay, the method's hyper-parameters, and the average's.
@@ -214,7 +145,7 @@ class Contender:
         """
         base = {
             name: setting.range
-            for name, setting in BASES[self.base].settings.items()
+            for name, setting in self.base_entry.settings.items()
             if not setting.optional or name in optional
         }
         average = {name: setting.range for name, setting in AVERAGES.get(self.average, {}).items()}
@@ -222,7 +153,7 @@ class Contender:
 
     def own(self, settings: Mapping[str, float]) -> dict[str, float]:
         """The hyper-parameters of the method among `settings`."""
-        others = {*BASES[self.base].settings, *AVERAGES.get(self.average, {})}
+        others = {*self.base_entry.settings, *AVERAGES.get(self.average, {})}
         return {name: value for name, value in settings.items() if name not in others}
 
     def check(self, settings: Mapping[str, float]) -> None:
@@ -277,11 +208,23 @@ class Contender:
             ValueError: see `check_decay`.
         """
         self.check_decay(decay_vectors)
-        base = BASES[self.base]
+        base, method = self.parts(_groups(net, decay_vectors), settings, {"steps": steps, "examples": examples})
+        return FlatOptimizer(base, method, model=net, seed=seed)
+
+    def parts(self, groups: Groups, settings: Mapping[str, float], known: Mapping[str, int]) -> tuple[Any, Method]:
+        """The base optimizer for some groups of parameters, and the method: what `FlatOptimizer` is made of.
+
+        Args:
+            groups: of parameters, with options of their own if need be.
+            settings: values of `names`. Absent ones keep their defaults.
+            known: the number of `steps` of the training and of its `examples`, as far as they are known.
+
+        Raises:
+            KeyError: the method must be told what is not known.
+        """
+        base = self.base_entry
         chosen = {name: settings.get(name, setting.default) for name, setting in base.settings.items()}
-        made = base.make(_groups(net, decay_vectors), **chosen)
-        own = self.own(settings)
-        known = {"steps": steps, "examples": examples}
+        made, own = base.make(groups, **chosen), self.own(settings)
         for name, fact in self.entry.told.items():
-            own[name] = known[fact] if fact in known else _left_to_the_method(made, fact)
-        return FlatOptimizer(made, self.entry.make(**own), model=net, seed=seed)
+            own[name] = known[fact] if fact in ("steps", "examples") else _left_to_the_method(made, fact)
+        return made, self.entry.make(**own)

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from torch import Tensor
 
-from flatmin.study import config, files, plan, progress
+from flatmin.study import config, files, progress
 from flatmin.study.config import Run
+from flatmin.study.tasks.runs import perform, task_of
 from flatmin.study.training import record
-from flatmin.study.training.loop import perform
 from flatmin.study.training.schedule import Schedule
 from flatmin.study.training.snapshots import Snapshots
 from flatmin.study.training.torchrun import Processes
@@ -72,14 +72,18 @@ def train_and_show(
         return {}
     with ExitStack() as stack:
         if held is None:
-            plan.prepare(run, console)
+            task_of(run.task).prepare(run, console)
             stack.enter_context(files.exclusive(out))
         write = stack.enter_context(tensorboard_writer(out / "tensorboard")) if tensorboard else None
 
         def show(row: dict[str, Any]) -> None:
-            loss = "diverged" if row["train_loss"] is None else f"loss {row['train_loss']:.4f}"
-            text = f"epoch {row['epoch']:g}: {loss}, validation accuracy {row['validation_accuracy']:.4f}"
-            console.out(text, highlight=False)
+            fixed = ("epoch", "gradient_evaluations", "seconds", "train_accuracy")
+            words = [
+                "diverged" if value is None else f"{name.replace('train_', '').replace('_', ' ')} {value:.4f}"
+                for name, value in row.items()
+                if name not in fixed
+            ]
+            console.out(f"epoch {row['epoch']:g}: {', '.join(words)}", highlight=False)
             if write is not None:
                 write(row)
 
@@ -168,7 +172,7 @@ class StepDisplay:
         if now - self._shown < (REDRAW if self._console.is_terminal else progress.PAUSE):
             return
         self._shown = now
-        if now - self._loss_read >= READ_LOSS:
+        if seen and now - self._loss_read >= READ_LOSS:
             self._loss_read = now
             self._loss = f"loss {sum(float(part[0]) for part in seen[-schedule.run.micro_batches :]):.4f}"
         known = [self._loss] if self._loss else []

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import itertools
 import statistics
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +11,14 @@ from rich.console import Console
 
 from flatmin.registry import Range
 from flatmin.study import plan, pool, settings
-from flatmin.study.config import FIRST_TUNING_SEED, Run, Study
-from flatmin.study.data.dataset import Dataset, load_dataset
+from flatmin.study.config import FIRST_TUNING_SEED, Study
 from flatmin.study.search import rounds
-from flatmin.study.training import loop, record, robust
-from flatmin.study.training.schedule import Schedule
+from flatmin.study.tasks.runs import task_of
+from flatmin.study.tasks.task import Task
+from flatmin.study.training import record
 
-#: A calibration takes this many steps, or as many as fit into these seconds, after one that warms up.
-STEPS, SECONDS = 32, 0.5
 #: Complete runs of a contender that are read for its speed.
 RECORDS = 8
-#: A forward pass alone, in gradients.
-FORWARD = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,9 @@ class Cost:
 def estimate(study: Study, out: Path, console: Console | None = None) -> list[Cost]:
     """The cost of each contender of `study`. Loads the data; trains no run and writes nothing into `out`.
 
-    The time is steps times seconds per step, and a third of a gradient per image of an evaluation. The seconds per step
-    are those of complete runs in `out`, or else of a few steps in this process, with one thread as in a study.
+    The time is steps times seconds per step, and for images a third of a gradient per image of an evaluation. The
+    seconds per step are those of complete runs in `out`, or else of a few steps in this process, with one thread as in
+    a study.
 
     Args:
         study: the protocol.
@@ -69,13 +63,13 @@ def estimate(study: Study, out: Path, console: Console | None = None) -> list[Co
     if not study.tune:
         plan.resolve(study, plan.published(study))
     record.check_folder(study, out)
-    plan.prepare(study, console)
-    dataset = load_dataset(study.data, subset=study.subset, image_size=study.image_size)
+    task_of(study.task).prepare(study, console)
+    task = task_of(study.task)
     with pool.few_threads():
-        return [_cost(study, name, dataset, out) for name in study.methods]
+        return [_cost(study, name, task, out) for name in study.methods]
 
 
-def _cost(study: Study, name: str, dataset: Dataset, out: Path) -> Cost:
+def _cost(study: Study, name: str, task: Task, out: Path) -> Cost:
     conditions = len(study.noise)
     finalists = study.tune_finalists if study.tune_finalists > 1 else 0
     trials = study.tune * len([case for case in rounds.cases(study) if case.contender == name])
@@ -86,19 +80,11 @@ def _cost(study: Study, name: str, dataset: Dataset, out: Path) -> Cost:
     )
     run = study.run(name, settings.default(study, name), study.noise[0], FIRST_TUNING_SEED, test=False)
     gradients = settings.contender(study, name).gradients(run.settings)
-    schedule = Schedule.of(run, len(dataset.train.labels), gradients)
     known = _recorded(out, name)
-    per_step = _calibrated(run) if known is None else known
-    # Validation images of all evaluations; then training images once, and test images once or for every change.
-    final = len(dataset.test.labels) * (1 + robust.PASSES * study.robustness)
-    final += min(loop.LEARNED, len(dataset.train.labels))
-    images = sum(runs) * len(schedule.evaluations) * len(dataset.validation.labels) + runs[2] * final
-    images *= 1 + study.flip_at_test
-    steps = sum(runs) * schedule.steps + FORWARD * images / schedule.batch_size / gradients
+    one = task.cost(run, gradients, known)
+    seconds = sum(runs[:2]) * one.seconds + runs[2] * one.final_seconds
     searched = settings.space(study, name) if study.tune else {}
-    return Cost(
-        name, searched, trials, runs, sum(runs) * schedule.steps * gradients, steps * per_step, measured=known is None
-    )
+    return Cost(name, searched, trials, runs, sum(runs) * one.steps * gradients, seconds, measured=known is None)
 
 
 def _recorded(out: Path, name: str) -> float | None:
@@ -107,22 +93,3 @@ def _recorded(out: Path, name: str) -> float | None:
     found = (record.read(folder) for folder in folders)
     results = itertools.islice((one[1] for one in found if one), RECORDS)
     return statistics.median(speeds) if (speeds := [result.seconds / result.steps for result in results]) else None
-
-
-class _EnoughError(Exception):
-    """Ends a calibration."""
-
-
-def _calibrated(run: Run) -> float:
-    """Seconds per step of the first steps of `run`, without evaluations."""
-    times: list[float] = []
-
-    def watch(step: int, *_: object) -> None:
-        times.append(time.perf_counter())
-        if step > STEPS or (step > 1 and times[-1] - times[0] > SECONDS):
-            raise _EnoughError
-
-    began = time.perf_counter()
-    with contextlib.suppress(_EnoughError):
-        loop.train(dataclasses.replace(run, evaluations=1), watch=watch)
-    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else times[0] - began

@@ -1,4 +1,4 @@
-"""Methods of other packages in studies: `package.module:Name`."""
+"""Methods and base optimizers of other packages in studies: `package.module:Name`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import nn
 from flatmin.checks import import_named
 from flatmin.engine.optimizer import FlatOptimizer
 from flatmin.protocol import asks_about_examples
-from flatmin.registry import GROUPS, Entry
+from flatmin.registry import GROUPS, Entry, Range
+from flatmin.study.bases import Base, Setting
 
 #: Steps in which the gradients of a method without an entry are counted.
 STEPS = 32
@@ -41,14 +42,59 @@ def entry(name: str) -> Entry:
     if isinstance(make, Entry):
         return make
     if not callable(make):
-        near = difflib.get_close_matches(attribute, [each for each in vars(module) if callable(vars(module)[each])])
-        hint = f"did you mean {' or '.join(near)}?" if near else "write package.module:Class"
+        hint = _nearest(module, attribute, "write package.module:Class")
         raise ValueError(f"method: {package} has no class {attribute!r}; {hint}")
     for found in _entries(module):
         if found.make is make:
             return found
     summary = (inspect.getdoc(make) or name).partition("\n")[0]
     return Entry(name, make, summary, group=GROUPS[1], gradients=_gradients(name, make), copies=0)
+
+
+@functools.cache
+def base(name: str) -> Base:
+    """The base optimizer `package.module:name`.
+
+    `name` is a `Base`, which has the ranges of a search; or the class or function that a `Base` of the module calls; or
+    any class of optimizers, or function of `(groups, lr=..., wd=...)` that returns one. Of the latter the learning rate
+    is searched within a factor of 30 of its default, and `wd` or `weight_decay`, if there is one, from 1e-5 to 1.
+
+    Args:
+        name: as after the @ of a contender, and in `--base`.
+
+    Raises:
+        ValueError: it cannot be imported, is nothing of this kind, or has no default learning rate.
+    """
+    package, _, attribute = name.partition(":")
+    module = import_named("base", name, "package.module:function")
+    make = getattr(module, attribute, None)
+    if isinstance(make, Base):
+        return make
+    if not callable(make):
+        hint = _nearest(module, attribute, "write package.module:function")
+        raise ValueError(f"base: {package} has no function {attribute!r}; {hint}")
+    for found in vars(module).values():
+        if isinstance(found, Base) and found.make is make:
+            return found
+    parameters = inspect.signature(make).parameters
+    lr = getattr(parameters.get("lr"), "default", None)
+    if not isinstance(lr, int | float) or lr <= 0:
+        raise ValueError(
+            f"base: {name} has no default learning rate; write def {attribute}(groups, lr=1e-3, wd=0.01), or\n"
+            f'BASE = Base({attribute}, {{"lr": Setting(1e-3, Range(1e-4, 1e-1))}})  # of flatmin.study, and name it'
+        )
+    settings = {"lr": Setting(float(lr), Range(lr / 30, lr * 30))}
+    decay = next((each for each in ("wd", "weight_decay") if each in parameters), None)
+    if decay is None:
+        return Base(make, settings)
+    settings["wd"] = Setting(float(parameters[decay].default), Range(1e-5, 1.0))
+    return Base(lambda groups, lr, wd: make(groups, lr=lr, **{decay: wd}), settings)
+
+
+def _nearest(module: ModuleType, name: str, otherwise: str) -> str:
+    """The names of a module that are like one that it does not have."""
+    near = difflib.get_close_matches(name, [each for each in vars(module) if callable(vars(module)[each])])
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def _entries(module: ModuleType) -> list[Entry]:

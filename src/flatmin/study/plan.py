@@ -1,24 +1,18 @@
-"""From a protocol to its final runs: names are looked up, data are loaded, settings are chosen. Writes nothing."""
+"""From a protocol to its final runs: names are looked up, settings are chosen. Writes nothing."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from rich.console import Console
 
 from flatmin.checks import known_name
 from flatmin.study import config, tuning
 from flatmin.study import settings as of_contenders
-from flatmin.study.config import Run, Study, Training, check_batch_size
+from flatmin.study.config import IMAGES, Run, Study, Training
 from flatmin.study.contender import Contender
-from flatmin.study.data import sources
-from flatmin.study.data.dataset import check, load_dataset
-from flatmin.study.networks import models
+from flatmin.study.tasks.runs import task_of
 
 #: Settings of the contenders: by condition and contender, and by arm, condition and contender.
 Tuned = Mapping[float, Mapping[str, dict[str, float]]]
@@ -42,12 +36,14 @@ class Plan:
 def canonical(study: Study) -> Study:
     """The same study with every name looked up and each contender under its shortest name: `plain@sgd` is `sgd`.
 
+    Contenders then name their base, so `base` has no effect any more.
+
     Raises:
         ValueError: an unknown name, the same contender twice, or a fixed setting that no contender has.
     """
-    check(study.data)
-    models.check(study.model)
-    study = dataclasses.replace(study, methods=tuple(str(Contender.parse(name)) for name in study.methods))
+    task_of(study.task).check(study)
+    names = tuple(str(Contender.parse(name, base=study.base)) for name in study.methods)
+    study = dataclasses.replace(study, methods=names, base="sgd")
     of_contenders.check(study)
     return study
 
@@ -77,7 +73,8 @@ def resolve(study: Study, tuned: Tuned | None = None) -> Plan:
 def settings(study: Study, tuned: Tuned | None = None) -> Settings:
     """The settings of each arm; see `resolve`. What is fixed is the same in all arms."""
     if tuned is None:
-        published = {name: Contender.parse(name).tuned() for name in study.methods}
+        images = study.task == IMAGES  # the published settings are of images
+        published = {name: Contender.parse(name).tuned() if images else {} for name in study.methods}
         tuned = dict.fromkeys(study.noise, published)
     untuned = {name: None for noise in study.noise for name in study.methods if not tuned.get(noise, {}).get(name)}
     if "tuned" in study.arms and untuned:
@@ -126,8 +123,7 @@ def single(training: Training, contender: str, settings: dict[str, float], noise
     found = Contender.parse(contender, training.average)
     for name in settings:
         known_name("settings", name, found.names())
-    check(training.data)
-    models.check(training.model)
+    task_of(training.task).check(training)
     found.check_decay(training.decay_vectors)
     try:
         found.check(settings)
@@ -135,28 +131,3 @@ def single(training: Training, contender: str, settings: dict[str, float], noise
         raise ValueError(f"settings: {error}") from None
     shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(Training)}
     return Run(str(Contender.parse(contender)), {**found.default(), **settings}, noise, seed, **shared)
-
-
-def prepare(training: Training, console: Console | None = None) -> None:
-    """Load the data and build the network once, before worker processes do: with a progress bar, and early errors.
-
-    Raises:
-        ValueError: the data or the network cannot be used, or a batch is larger than the training set.
-    """
-    dataset = load_dataset(training.data, subset=training.subset, image_size=training.image_size, console=console)
-    check_batch_size(training, len(dataset.train.labels))
-    channels, size = dataset.train.images.shape[1:3]
-    with torch.random.fork_rng(devices=[]):
-        models.build(
-            training.model,
-            channels,
-            len(dataset.classes),
-            image_size=size,
-            pretrained=training.pretrained,
-            images=dataset.sample,
-        )
-
-
-def inherited() -> Callable[[], None]:
-    """The first call of each worker process: it passes on what this process knows of the data, so none asks the hub."""
-    return functools.partial(sources.remember, sources.memory())

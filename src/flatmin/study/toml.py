@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,18 +21,25 @@ tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else 
 Config = TypeVar("Config", bound="DataclassInstance")
 
 
-def save(config: DataclassInstance, path: Path) -> None:
-    """Write `config` as TOML, with every field."""
-    path.write_text(tomli_w.dumps(dataclasses.asdict(config)), encoding="utf-8")
+def save(config: DataclassInstance, path: Path, without: Collection[str] = ()) -> None:
+    """Write `config` as TOML, with every field but some."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in without}
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
 
 
-def load(cls: type[Config], path: Path, needed: Sequence[str] = ()) -> Config:
+def load(
+    cls: type[Config],
+    path: Path,
+    needed: Sequence[str] = (),
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Config:
     """Read a dataclass from TOML; absent fields keep their defaults.
 
     Args:
         cls: the dataclass. Every field needs a default; its type is the type that the file must have.
         path: the file.
         needed: the fields that must be in the file. A file that was cut off is still TOML, but lacks its last fields.
+        complete: called with the values of the file, may add some.
 
     Raises:
         ValueError: the file is missing, is not TOML, lacks a needed field, or has an unknown field or a value of the
@@ -42,7 +49,7 @@ def load(cls: type[Config], path: Path, needed: Sequence[str] = ()) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
         if missing := [name for name in needed if name not in values]:
             raise ValueError(f"the file is damaged: it lacks {', '.join(missing)}")
-        return _from_dict(cls, values)
+        return _from_dict(cls, complete(values))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -2,7 +2,7 @@
 
 A search with one winner for all conditions has `contenders`; one with a winner for each has `conditions`, a list with
 `noise` and `contenders`. `contenders` has by name `winner` (settings), `score`, `trials`, and `finalists` if there was
-a second round.
+a second round. `metric` says what the scores are; without it they are accuracies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flatmin.study import files
+from flatmin.study.metric import Metric
 
 Settings = dict[str, float]
 
@@ -53,6 +54,11 @@ def cases(tuning: Mapping[str, Any]) -> dict[Case, dict[str, Any]]:
         for group in groups
         for name, found in group["contenders"].items()
     }
+
+
+def metric(tuning: Mapping[str, Any]) -> Metric:
+    """What the scores of the file are."""
+    return Metric.from_json(tuning.get("metric", {}))
 
 
 def winners(tuning: Mapping[str, Any], noises: Iterable[float]) -> dict[float, dict[str, Settings]]:

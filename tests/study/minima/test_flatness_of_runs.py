@@ -280,7 +280,7 @@ def test_a_study_measures_its_final_runs_and_changes_no_other_number(tiny):
     for method, row in zip(TINY.methods, results["table"], strict=True):
         folder = tiny / config.run_folder("default", 0.4, method, 0)
         run, result = record.read(folder)
-        assert result.test_accuracy == train(run).test_accuracy
+        assert result.test == train(run).test
         one = run_flatness.read(folder)
         assert (one.examples, one.split, one.parameters, one.unavailable) == (40, "train", 7530, "")
         assert list(one.readings) == ["lambda_max", "trace", "adaptive"]
@@ -332,12 +332,12 @@ def test_a_run_that_was_not_measured_is_measured_and_not_trained_again(study, tr
 @pytest.mark.usefixtures("undrawn")
 def test_a_run_without_weights_is_trained_again_to_the_same_numbers(study, trained):
     folder = study / config.run_folder("default", 0.4, "sgd", 0)
-    before, accuracy = run_flatness.read(folder), record.read(folder)[1].test_accuracy
+    before, accuracy = run_flatness.read(folder), record.read(folder)[1].test
     for name in ("flatness.json", "weights.pt"):
         (folder / name).unlink()
     comparison.compare(TINY, study)
     assert trained == [folder] and (folder / "weights.pt").exists()
-    assert record.read(folder)[1].test_accuracy == accuracy
+    assert record.read(folder)[1].test == accuracy
     assert run_flatness.read(folder).value("trace") == before.value("trace")
 
 
@@ -393,7 +393,7 @@ def test_correlations_are_per_condition_with_their_n(shown):
     assert [one.measure for one in associations] == ["lambda_max", "trace", "adaptive"]
     assert {(one.arm, one.noise) for one in associations} == {("default", 0.0)}
     runs = {
-        (row.contender, seed): 1 - run.accuracy for row in found.panel("default", 0.0) for seed, run in row.runs.items()
+        (row.contender, seed): 1 - run.test for row in found.panel("default", 0.0) for seed, run in row.runs.items()
     }
     lambdas = {"sgd": [9.0, 8.0, 7.0], "sam": [1.0, 2.0, 3.0], "pugd": [4.0, None, 100.0]}
     points = [(x, runs[name, seed]) for name, xs in lambdas.items() for seed, x in enumerate(xs) if x is not None]
@@ -462,7 +462,7 @@ def test_the_scatter_shows_every_run_and_mean(shown):
             assert len(trace["marker"]["symbol"]) == len(trace["marker"]["size"]) == len(trace["x"])
     assert drawn[0].traces[0]["x"] == [9.0, 8.0, 7.0] and drawn[0].traces[1]["x"] == [8.0]
     row = found.panel("default", 0.0)[0]
-    assert drawn[0].traces[0]["y"] == [100 * (1 - run.accuracy) for run in row.runs.values()]
+    assert drawn[0].traces[0]["y"] == [100 * (1 - run.test) for run in row.runs.values()]
     assert (shown / "flatness.png").read_bytes().startswith(b"\x89PNG")
 
 

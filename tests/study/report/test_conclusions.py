@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flatmin.study import config
 from flatmin.study.config import Study
+from flatmin.study.metric import ACCURACY
 from flatmin.study.report import conclusions, drawing, flatness_correlation, flatness_tables, tables, terminal
 from flatmin.study.report.flatness_correlation import FlatnessCorrelation, RankCorrelation
 from flatmin.study.report.summary import Finished, Row, Summary, as_json, compared
@@ -130,13 +131,14 @@ def test_intervals_of_accuracies_end_at_0_and_100():
     assert tables.percent(Interval(0.1, 0.3, 2)) == "10.00 [0, 40.00]"
     assert tables.percent(Interval(0.98, 0.0075, 5)) == "98.00 ± 0.75"
     assert tables.percent(Interval(-0.6, 0.5, 5), sign="+") == "-60.00 [-100, -10.00]"
-    assert drawing.bars(Interval(0.995, 0.024, 2)) == pytest.approx((2.4, 0.5))
+    assert drawing.bars(Interval(0.995, 0.024, 2), ACCURACY) == pytest.approx((2.4, 0.5))
     wild = one_condition(sgd=[0.1, 0.9], sam=[0.9, 0.1])
     line = next(line for line in conclusions.lines(wild, "default", 0.0) if line.name == "sam")
     assert (line.low, line.high) == (-100, 100)
 
 
 def test_a_correlation_without_a_value_is_a_line_and_no_row(monkeypatch):
+    study = one_condition(sgd=SGD)
     none, some = RankCorrelation(None, 2), RankCorrelation(0.5, 4)
     found = [
         FlatnessCorrelation("default", 0.0, "lambda_max", none, none, None),
@@ -144,10 +146,10 @@ def test_a_correlation_without_a_value_is_a_line_and_no_row(monkeypatch):
         FlatnessCorrelation("default", 0.4, "trace", RankCorrelation(None, 6), none, None),
     ]
     monkeypatch.setattr(flatness_correlation, "correlations", lambda summary: found)
-    assert [(heading[-12:], [row[0] for row in rows]) for heading, rows in flatness_tables.correlations(None)] == [
+    assert [(heading[-12:], [row[0] for row in rows]) for heading, rows in flatness_tables.correlations(study)] == [
         ("clean labels", ["trace"])
     ]
-    assert [*flatness_tables.without_correlation(None)] == [
+    assert [*flatness_tables.without_correlation(study)] == [
         "No rank correlation with the test error for λ_max, default settings, clean labels: fewer than three runs were "
         "measured.",
         "No rank correlation with the test error for trace, default settings, 40 % label noise: all values, or all "

@@ -14,7 +14,8 @@ from flatmin.study.pool import RunError
 from flatmin.study.report import experimental_setup
 from flatmin.study.search import rounds, tuner, winners
 from flatmin.study.search.trials import Trial
-from flatmin.study.training import loop, record
+from flatmin.study.tasks import runs
+from flatmin.study.training import record
 from flatmin.study.tuning import Case
 from support import searchers
 from support.searchers import begun, wait_until
@@ -160,8 +161,8 @@ def test_the_record_holds_both_rounds(small):
             folder = small / f"tune/trial-{one['trial']:03d}/noise-0.4/{name}"
             assert sorted(path.name for path in folder.iterdir()) == ["seed-1000", "seed-1001", "seed-1002"]
             runs = [record.read(folder / f"seed-{seed}") for seed in (1000, 1001, 1002)]
-            assert all(run.settings == one["settings"] and result.test_accuracy is None for run, result in runs)
-            scores = [result.validation_accuracy for _, result in runs]
+            assert all(run.settings == one["settings"] and result.test is None for run, result in runs)
+            scores = [result.validation for _, result in runs]
             assert one["score"] == pytest.approx(sum(scores) / 3)
             assert one["further_score"] == pytest.approx(sum(scores[1:]) / 2)
 
@@ -181,7 +182,7 @@ def test_several_processes_give_the_same_numbers(small, tmp_path):
 
 @pytest.mark.parametrize("lost", ["tuning.json", "tune/finalists/journal.log", "tune/journal.log"])
 def test_nothing_is_repeated(lost, search, monkeypatch):
-    monkeypatch.setattr(loop, "perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
+    monkeypatch.setattr(runs, "perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
     before = tuning(search)
     (search / lost).unlink()
     assert tuner.search(SMALL, search) == before == tuning(search)
@@ -196,7 +197,7 @@ def test_a_study_goes_on_from_the_finalist_that_won_and_says_so(search):
 
 def test_a_failure_in_the_second_round_is_in_the_record_whoever_comes_first(search, small, monkeypatch):
     """The first round has shown that the contender works, so even its first finalist may fail."""
-    perform = loop.perform
+    perform = runs.perform
     bad = {name: found["finalists"][0]["settings"] for name, found in entries(small).items()}
 
     def failing(run, folder):
@@ -204,7 +205,7 @@ def test_a_failure_in_the_second_round_is_in_the_record_whoever_comes_first(sear
             raise ArithmeticError("no convergence")
         perform(run, folder)
 
-    monkeypatch.setattr(loop, "perform", failing)
+    monkeypatch.setattr(runs, "perform", failing)
     shutil.rmtree(search / "tune/finalists")
     for folder in search.glob("tune/*/*/*/seed-100[12]"):
         shutil.rmtree(folder)
@@ -224,7 +225,7 @@ def test_a_full_disk_in_the_second_round_costs_nothing(search, small, monkeypatc
         raise OSError(28, "No space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "perform", full)
+        patch.setattr(runs, "perform", full)
         with pytest.raises(RunError, match="No space left"):
             tuner.search(SMALL, search)
     assert tuner.search(SMALL, search) == tuning(small)

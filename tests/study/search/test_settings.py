@@ -131,10 +131,10 @@ def test_a_contender_with_an_average_is_the_average_of_the_study():
 
 def test_a_final_run_says_what_it_has_learned():
     noisy = train(Run("sgd", {"lr": 0.02}, noise=1.0, epochs=12, batch_size=32))
-    assert 0.11 < noisy.memorised < noisy.train_accuracy + 0.01 < 1
+    assert 0.11 < noisy.others["memorised"] < noisy.others["train_accuracy"] + 0.01 < 1
     clean = train(Run("sgd", {"lr": 0.05}, epochs=2))
-    assert clean.memorised is None and clean.train_accuracy > 0.9
+    assert clean.others["memorised"] is None and clean.others["train_accuracy"] > 0.9
     correct = record.which(clean)
-    assert len(correct) == 360 and sum(correct) / 360 == clean.test_accuracy
+    assert len(correct) == 360 and sum(correct) / 360 == clean.test
     tuning = train(Run("sgd", {"lr": 0.05}, epochs=1, test=False))
-    assert tuning.train_accuracy is tuning.memorised is None and tuning.test_correct == ""
+    assert tuning.others["train_accuracy"] is tuning.others["memorised"] is None and tuning.test_correct == ""

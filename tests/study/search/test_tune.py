@@ -23,7 +23,8 @@ from flatmin.study.pool import RunError
 from flatmin.study.report.sensitivity import Point, near_best, sensitivity
 from flatmin.study.search import rounds, tuner, winners
 from flatmin.study.search.trials import Trial
-from flatmin.study.training import loop, record
+from flatmin.study.tasks import runs
+from flatmin.study.training import record
 from flatmin.study.tuning import Case
 from support import searchers
 from support.searchers import begun, wait_until
@@ -69,7 +70,7 @@ def design(name, trials, **options):
 
 
 def no_repeat(monkeypatch):
-    monkeypatch.setattr(loop, "perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
+    monkeypatch.setattr(runs, "perform", lambda run, folder: pytest.fail(f"{folder} was repeated"))
 
 
 # -- the design --------------------------------------------------------------------------------------------------------
@@ -165,8 +166,8 @@ def test_a_search_folder_holds_every_trial(small):
         assert [trial.value for trial in held] == [t["score"] for t in entries(small)[name]["trials"]]
         for number, trial in enumerate(held):
             run, result = record.read(small / f"tune/trial-{number:03d}/noise-0.4/{name}/seed-1000")
-            assert run.settings == trial.params and result.validation_accuracy == trial.value
-            assert not run.test and result.test_accuracy is None
+            assert run.settings == trial.params and result.validation == trial.value
+            assert not run.test and result.test is None
 
 
 def test_a_second_search_repeats_nothing(search, monkeypatch):
@@ -244,7 +245,7 @@ def test_a_folder_that_another_process_makes_its_own_first_is_refused(tmp_path, 
 
 def test_a_study_goes_on_from_its_search(search, monkeypatch):
     done = []
-    monkeypatch.setattr("flatmin.study.comparison.perform", lambda *task: (done.append(task[0]), loop.perform(*task)))
+    monkeypatch.setattr("flatmin.study.comparison.perform", lambda *task: (done.append(task[0]), runs.perform(*task)))
     before = tuning(search)
     monkeypatch.setattr(tuner, "work", lambda *task: pytest.fail("a trial was repeated"))
     found = compare(SMALL, search)
@@ -256,14 +257,14 @@ def test_a_study_goes_on_from_its_search(search, monkeypatch):
 
 
 def fail_at(monkeypatch, rate, error):
-    perform = loop.perform
+    perform = runs.perform
 
     def failing(run, folder):
         if run.settings["lr"] == rate:
             raise error
         perform(run, folder)
 
-    monkeypatch.setattr(loop, "perform", failing)
+    monkeypatch.setattr(runs, "perform", failing)
 
 
 ONE = dataclasses.replace(SMALL, methods=("sgd",))

@@ -16,9 +16,10 @@ from flatmin.study.config import Run
 from flatmin.study.data.dataset import load_dataset
 from flatmin.study.minima import trained_network
 from flatmin.study.networks.fast import Whitening
+from flatmin.study.tasks.runs import perform
 from flatmin.study.training import checkpoints, record, schedule, snapshots
 from flatmin.study.training.checkpoints import Checkpoints
-from flatmin.study.training.loop import evaluate, perform, train
+from flatmin.study.training.loop import evaluate, train
 from flatmin.study.training.snapshots import Snapshots
 from support.forked import Forked
 from support.runs import perform_saving_always
@@ -185,4 +186,4 @@ def test_checkpoints_of_another_run_are_not_continued(tmp_path, monkeypatch):
     other = dataclasses.replace(RUN, seed=1)
     perform(other, tmp_path)
     result, _ = numbers(tmp_path)
-    assert result["validation_accuracy"] == train(other).validation_accuracy
+    assert result["validation_accuracy"] == train(other).validation

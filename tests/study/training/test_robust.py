@@ -24,8 +24,9 @@ from flatmin.study.networks import models
 from flatmin.study.report import html, robustness_tables, summary, write
 from flatmin.study.report.robustness_tables import COLUMNS
 from flatmin.study.stats import paired_difference, rank_correlation
+from flatmin.study.tasks.runs import perform
 from flatmin.study.training import loop, record, robust
-from flatmin.study.training.loop import perform, train
+from flatmin.study.training.loop import train
 from flatmin.study.training.snapshots import Snapshots
 from flatmin.study.training.torchrun import Processes
 from support.report_pages import Page
@@ -71,7 +72,7 @@ def test_a_run_records_what_the_library_gives_at_the_averaged_weights(tmp_path):
     with torch.no_grad():
         plain = robustness.calibration([(one.net(x), y)])
     assert found["calibration"] == pytest.approx({"nll": plain.nll, "ece": plain.ece})
-    assert record.read(tmp_path)[1].test_accuracy == plain.accuracy
+    assert record.read(tmp_path)[1].test == plain.accuracy
     assert len({value for levels in found.values() for value in levels.values()}) > 6  # no change is without effect
 
 
@@ -208,7 +209,7 @@ def test_flatness_is_correlated_with_what_is_lost(invented):
     by_name = {(one["group"], one["level"], one["measure"]): one for one in found}
     assert len(by_name) == len(found) == 3 * len(LEVELS)
     points = {
-        (row.contender, seed): (run.measure("trace"), run.accuracy - run.result.robustness["rounding"]["4"])
+        (row.contender, seed): (run.measure("trace"), run.test - run.result.robustness["rounding"]["4"])
         for row in invented.rows
         for seed, run in row.runs.items()
         if run.result.robustness

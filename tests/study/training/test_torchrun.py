@@ -50,7 +50,7 @@ def assert_as_alone(folder, alone):
     for a, b in zip(record.metrics(folder), rows, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-3)
         assert a["gradient_evaluations"] == b["gradient_evaluations"]
-    assert together.test_accuracy == pytest.approx(expected.test_accuracy, abs=0.02)
+    assert together.test == pytest.approx(expected.test, abs=0.02)
 
 
 def test_two_processes_with_half_the_weights_train_as_one(tmp_path, alone):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from flatmin.flatness import Risk
 from flatmin.study import files
@@ -13,11 +16,14 @@ from flatmin.study.config import Run
 from flatmin.study.minima import measures, trained_network
 from flatmin.study.minima.measures import Progress, Reading
 from flatmin.study.minima.trained_network import TrainedNetwork
+from flatmin.study.tasks.runs import perform, task_of
+from flatmin.study.tasks.task import Loss
 from flatmin.study.training import record, snapshots
-from flatmin.study.training.loop import perform
 from flatmin.study.training.snapshots import Snapshots
 
 FILE = "flatness.json"
+#: Why a task of one's own has no readings.
+NO_LOSS = "the task hands over no loss; write Outcome(..., net=net, loss=..., batches=...)"
 #: The measures of a study's final runs: name of the measure -> the reading that is shown.
 STUDY = {"eigenvalues": "lambda_max", "trace": "trace", "adaptive": "adaptive"}
 
@@ -109,16 +115,47 @@ def train_and_measure(run: Run, folder: Path, count: int) -> None:
     """Train `run`, keep its weights, and measure the flatness of its minimum. Completed parts are not repeated.
 
     Args:
-        run: what to train; see `flatmin.study.training.loop.perform`.
+        run: what to train; see `flatmin.study.tasks.runs.perform`.
         folder: of the run; also gets `flatness.json`.
         count: number of training examples to measure on, with the labels of the training.
     """
+    if not task_of(run.task).keeps_weights:
+        _train_and_measure_at_once(run, folder, count)
+        return
     if not (record.holds(folder, run) and (read(folder) is not None or _weights_are_whole(folder))):
         for name in (FILE, "result.json"):  # a run that is trained again, perhaps only for its weights, is not finished
             (folder / name).unlink(missing_ok=True)
         perform(run, folder, weights=Snapshots(folder))
     if read(folder) is None:
         files.write_json(folder / FILE, asdict(of_run(folder, count)))
+
+
+def _train_and_measure_at_once(run: Run, folder: Path, count: int) -> None:
+    """Train `run` and measure its flatness while its network is there."""
+    for name in (FILE, "result.json"):
+        (folder / name).unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / FILE, asdict(Measurements(0, "train", 0, None, unavailable=NO_LOSS)))
+
+    def take(net: nn.Module, loss: Loss, batches: Iterable[Any]) -> None:
+        parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
+        some = list(_first(batches, count))
+        try:
+            found = measure(Risk(net, loss, some, alone=True), [*STUDY])
+        except (TypeError, ValueError) as error:  # an error here must not end a study after hours of training
+            found = Measurements(count, "train", parameters, None, unavailable=str(error))
+        files.write_json(folder / FILE, asdict(found))
+
+    perform(run, folder, measure=take)
+
+
+def _first(batches: Iterable[Any], count: int) -> Iterator[tuple[Any, Any]]:
+    """The first `count` examples of batches (inputs, targets)."""
+    for x, y in batches:
+        if count <= 0:
+            return
+        yield x[:count], y[:count]
+        count -= len(y)
 
 
 def _weights_are_whole(folder: Path) -> bool:

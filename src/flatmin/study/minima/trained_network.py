@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flatmin.checks import known_name
-from flatmin.study.config import generator
+from flatmin.study.config import IMAGES, generator
 from flatmin.study.data.dataset import Dataset, balanced, load_dataset, replace_labels
 from flatmin.study.networks import models
 from flatmin.study.training import loop, record, snapshots
@@ -87,6 +87,8 @@ def of_run(folder: Path, split: str = "train", count: int = 0) -> TrainedNetwork
         what = "no finished run" if folder.is_dir() else "no folder"
         raise ValueError(f"{folder} is {what}; write flatmin train ... --keep-weights --out {folder}")
     run, result = found
+    if run.task != IMAGES:
+        raise ValueError(f"{folder} is a run of {run.task}, whose network cannot be made again from a file of weights")
     if not (folder / snapshots.FILE).exists():
         raise ValueError(f"{folder} kept no weights; train it again with --keep-weights and another --out")
     dataset = load_dataset(run.data, subset=run.subset, image_size=run.image_size)

@@ -11,25 +11,26 @@ from flatmin.study.report import tables
 from flatmin.study.report.axes import linear_ticks
 from flatmin.study.report.summary import Row, Summary
 
-#: higher, lower: the paired 95 % interval of the difference to the baseline excludes zero. open: it does not.
+#: better, worse: the paired 95 % interval of the difference to the baseline excludes zero. open: it does not.
 #: unknown: there is no interval.
-Verdict = Literal["higher", "lower", "open", "unknown"]
+Verdict = Literal["better", "worse", "open", "unknown"]
 
-#: Accuracies are fractions of a whole number of images, so a half-width below this is a rounding error.
+#: Accuracies are fractions of a whole number of images, so a half-width below this is a rounding error. It is relative
+#: to the mean where the metric has no scale of its own.
 NO_WIDTH = 1e-9
 
 
 @dataclass(frozen=True)
 class Line:
-    """One method in a forest plot. Differences are in percentage points.
+    """One method in a forest plot. Differences of accuracies are in percentage points.
 
     Args:
         name: of the method.
         cost: gradients per step, median over the runs.
         verdict: what the interval says; open for the baseline.
         mean: the difference to the baseline, 0 for the baseline itself; None where no seed is shared.
-        low: the lower end of its 95 % interval, at least -100; None where there is no interval.
-        high: the upper end, at most 100; None where there is no interval.
+        low: the lower end of its 95 % interval, of accuracies at least -100; None where there is no interval.
+        high: the upper end, of accuracies at most 100; None where there is no interval.
         words: the difference as the tables write it.
         diverged: how many of its runs diverged.
         p: of the difference, corrected by Holm, in words.
@@ -53,16 +54,16 @@ class Line:
 
 
 def lines(summary: Summary, arm: str, noise: float) -> list[Line]:
-    """The forest plot of one condition: the methods by their difference to the baseline, the largest first.
+    """The forest plot of one condition: the methods by their difference to the baseline, the best first.
 
     The baseline is among them at zero. Methods that share no seed with it come last.
     """
     found = [_line(row, summary.baseline) for row in summary.panel(arm, noise)]
-    return sorted(found, key=lambda line: (line.mean is None, -(line.mean or 0)))
+    return sorted(found, key=lambda line: (line.mean is None, -summary.metric.sign * (line.mean or 0)))
 
 
 def limits(panels: Iterable[Sequence[Line]]) -> tuple[float, float]:
-    """The range that all forest plots of a study share, in percentage points, with zero in it.
+    """The range that all forest plots of a study share, with zero in it.
 
     Methods with a diverged run do not count: they would hide the others. They are cut off at the edge.
     """
@@ -87,11 +88,12 @@ def verdict(row: Row) -> Verdict:
     difference = row.difference
     if difference is None or difference.half_width is None:
         return "unknown"
-    if difference.half_width < NO_WIDTH:
-        return "unknown" if abs(difference.mean) > NO_WIDTH else "open"
+    no_width = NO_WIDTH if row.metric.ends else NO_WIDTH * abs(row.test.mean)
+    if difference.half_width <= no_width:
+        return "unknown" if abs(difference.mean) > no_width else "open"
     if abs(difference.mean) <= difference.half_width:
         return "open"
-    return "higher" if difference.mean > 0 else "lower"
+    return "better" if row.metric.sign * difference.mean > 0 else "worse"
 
 
 def sentence(summary: Summary, arm: str, noise: float) -> str:
@@ -100,13 +102,13 @@ def sentence(summary: Summary, arm: str, noise: float) -> str:
     rows = [row for row in summary.panel(arm, noise) if row.contender != baseline]
     if not rows:
         return f"Only {baseline} was run: there is nothing to compare it with."
-    names: dict[Verdict, list[str]] = {"higher": [], "lower": [], "open": [], "unknown": []}
+    names: dict[Verdict, list[str]] = {"better": [], "worse": [], "open": [], "unknown": []}
     for line in lines(summary, arm, noise):
         if line.name != baseline:
             names[line.verdict].append(line.name)
     told = [
-        f"{listed(some)} ({words} accurate than {baseline})"
-        for some, words in ((names["higher"], "more"), (names["lower"], "less"))
+        f"{listed(some)} ({words} than {baseline})"
+        for some, words in zip((names["better"], names["worse"]), summary.metric.comparatives, strict=True)
         if some
     ]
     if told:
@@ -148,9 +150,10 @@ def _line(row: Row, baseline: str) -> Line:
     difference = row.difference
     if difference is None:
         return Line(name, cost, "unknown", None, None, None, "no shared seed", diverged)
-    mean, half = 100 * difference.mean, difference.half_width
-    low, high = (None, None) if half is None else tables.clipped(mean, 100 * half, lowest=-100.0)
-    words, p = tables.percent(difference, sign="+"), tables.p_value(row.p)
+    metric, half = row.metric, difference.half_width
+    mean = metric.scale * difference.mean
+    low, high = (None, None) if half is None else metric.clipped(mean, metric.scale * half, difference=True)
+    words, p = metric.written(difference, sign="+"), tables.p_value(row.p)
     return Line(name, cost, verdict(row), mean, low, high, words, diverged, p)
 
 

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flatmin.study.report import tables
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.report.sensitivity import Point, Sensitivity
-from flatmin.study.report.summary import Row, condition
+from flatmin.study.report.summary import Row, Summary, condition
 from flatmin.study.stats import Interval
 from flatmin.study.training import record
 
@@ -49,15 +49,21 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return found
 
 
-def curve(run: list[dict[str, float]]) -> tuple[list[float], list[float]]:
-    """Gradient evaluations and validation accuracy in percent, from the lines of one run."""
-    return [line["gradient_evaluations"] for line in run], [100 * line["validation_accuracy"] for line in run]
+def has_curves(summary: Summary) -> bool:
+    """Whether a run was evaluated more than once; those on images always may be."""
+    return summary.metric == ACCURACY or any(len(record.metrics(run.folder)) > 1 for row in summary.rows for run in row.runs.values())
 
 
-def mean_curve(runs: list[list[dict[str, float]]]) -> tuple[list[float], list[float]]:
+def curve(run: list[dict[str, float]], metric: Metric) -> tuple[list[float], list[float]]:
+    """Gradient evaluations and the metric on the validation split as it is shown, from the lines of one run."""
+    key = metric.key("validation")
+    return [line["gradient_evaluations"] for line in run], [metric.scale * line[key] for line in run]
+
+
+def mean_curve(runs: list[list[dict[str, float]]], metric: Metric) -> tuple[list[float], list[float]]:
     """The same, mean over runs; a diverged run stays where it ended."""
-    gradients, _ = curve(max(runs, key=len))
-    padded = [[*y, *[y[-1]] * (len(gradients) - len(y))] for _, y in map(curve, runs)]
+    gradients, _ = curve(max(runs, key=len), metric)
+    padded = [[*y, *[y[-1]] * (len(gradients) - len(y))] for _, y in (curve(run, metric) for run in runs)]
     return gradients, [statistics.fmean(values) for values in zip(*padded, strict=True)]
 
 
@@ -68,29 +74,34 @@ def metrics(row: Row) -> list[list[dict[str, float]]]:
 
 def late(rows: Iterable[tuple[Row, list[float]]]) -> tuple[float, float] | None:
     """The range of learning curves: the rise from guessing, and falling back to it, would hide what matters."""
-    return _padded([value for row, means in rows if not row.diverged for value in means[len(means) // 5 :]])
+    kept = [(row, means[len(means) // 5 :]) for row, means in rows if not row.diverged]
+    return _padded([value for _, means in kept for value in means], kept[0][0].metric) if kept else None
 
 
-def accuracy_range(rows: Iterable[Row]) -> tuple[float, float] | None:
-    """From the lowest to the highest accuracy and interval, in percent, where nothing diverged."""
+def test_range(rows: Sequence[Row]) -> tuple[float, float] | None:
+    """From the lowest to the highest test result and interval, as they are shown, where nothing diverged."""
     found: list[float] = []
     for row in rows:
         if not row.diverged:
-            found += tables.clipped(100 * row.accuracy.mean, 100 * (row.accuracy.half_width or 0))
-            found += [100 * run.accuracy for run in row.runs.values()]
-    return _padded(found)
+            metric = row.metric
+            found += metric.clipped(metric.scale * row.test.mean, metric.scale * (row.test.half_width or 0))
+            found += [metric.scale * run.test for run in row.runs.values()]
+    return _padded(found, rows[0].metric) if rows else None
 
 
-def bars(interval: Interval) -> tuple[float, float]:
-    """How far the interval of an accuracy or an error, a fraction, reaches below and above its mean, in percent."""
-    mean = 100 * interval.mean
-    low, high = tables.clipped(mean, 100 * (interval.half_width or 0))
+def bars(interval: Interval, metric: Metric) -> tuple[float, float]:
+    """How far the interval of a test result or an error reaches below and above its mean, as they are shown."""
+    mean = metric.scale * interval.mean
+    low, high = metric.clipped(mean, metric.scale * (interval.half_width or 0))
     return mean - low, high - mean
 
 
-def seen(value: float, limits: tuple[float, float] | None) -> float:
-    """`value`, or the lower edge of the plot if it lies below: what diverged is out of scale but not out of sight."""
-    return max(value, limits[0] + 0.02 * (limits[1] - limits[0])) if limits else value
+def seen(value: float, limits: tuple[float, float] | None, metric: Metric = ACCURACY) -> float:
+    """`value`, or the worse edge of the plot if it lies beyond: what diverged is out of scale but not out of sight."""
+    if limits is None:
+        return value
+    margin = 0.02 * (limits[1] - limits[0])
+    return max(value, limits[0] + margin) if metric.better == "higher" else min(value, limits[1] - margin)
 
 
 def apart(rows: Sequence[Row]) -> dict[str, float]:
@@ -113,14 +124,14 @@ def by_setting(found: Iterable[Sensitivity]) -> dict[tuple[str, float | None], d
     return sorted_out
 
 
-def score_range(points: Iterable[Point]) -> tuple[float, float] | None:
-    """The range of a search's scores, in percent, where nothing diverged."""
-    return _padded([100 * point.score for point in points if not point.diverged])
+def score_range(points: Iterable[Point], metric: Metric) -> tuple[float, float] | None:
+    """The range of a search's scores, as they are shown, where nothing diverged."""
+    return _padded([metric.scale * point.score for point in points if not point.diverged], metric)
 
 
-def axis(name: str, noise: float | None = None) -> str:
+def axis(summary: Summary, name: str, noise: float | None = None) -> str:
     """A setting as the title of an axis; with the condition, if its score is of one."""
-    return AXES.get(name, name) + ("" if noise is None else f", {condition(noise)}")
+    return AXES.get(name, name) + ("" if noise is None or not summary.has_conditions else f", {condition(noise)}")
 
 
 def is_log(values: Sequence[float]) -> bool:
@@ -132,8 +143,9 @@ def _cost(row: Row) -> float:
     return row.gradient_evaluations
 
 
-def _padded(values: list[float]) -> tuple[float, float] | None:
+def _padded(values: list[float], metric: Metric) -> tuple[float, float] | None:
     if not values:
         return None
-    margin = 0.04 * (max(values) - min(values)) + 0.1
+    least = 0.1 if metric.ends else 0.01 * max(map(abs, values)) or 1.0
+    margin = 0.04 * (max(values) - min(values)) + least
     return min(values) - margin, max(values) + margin

@@ -6,11 +6,11 @@ import shlex
 from typing import Any
 
 from flatmin.study import settings
-from flatmin.study.config import FIRST_TUNING_SEED, Study
-from flatmin.study.contender import BASES
+from flatmin.study.config import FIRST_TUNING_SEED, IMAGES, Study
 from flatmin.study.minima.measures import MEASURES
 from flatmin.study.minima.run_flatness import STUDY
 from flatmin.study.report.summary import Summary
+from flatmin.study.tasks.runs import task_of
 from flatmin.study.training import robust
 
 
@@ -18,7 +18,8 @@ def headline(name: str, study: Study) -> str:
     """The title of a report."""
     contenders = f"{len(study.methods)} optimizers" if len(study.methods) > 1 else study.methods[0]
     seeds = f"{study.seeds} paired seeds" if study.seeds > 1 else "1 seed"
-    return f"{name}: {contenders} on {study.data}, n = {seeds}"
+    what = study.data if study.task == IMAGES else study.task
+    return f"{name}: {contenders} on {what}, n = {seeds}"
 
 
 def in_words(summary: Summary) -> list[tuple[str, str]]:
@@ -26,14 +27,11 @@ def in_words(summary: Summary) -> list[tuple[str, str]]:
     study = summary.study
     parameters = next(iter(summary.rows[0].runs.values())).result.parameters
     found = [
-        ("Data", _data(study)),
-        ("Label noise", _noise(study)),
-        ("Network", f"{study.model}{', pretrained' * study.pretrained}, {parameters:,} trained parameters."),
-        ("Training", _training(study)),
+        *task_of(study.task).in_words(study, parameters),
         ("Budget", _budget(study)),
         ("Seeds", _seeds(study)),
         ("Selection", _selection(study)),
-        *([("Flatness", _flatness(study))] if study.flatness else []),
+        *([("Flatness", _flatness(summary))] if study.flatness else []),
         *([("Robustness", _robustness(study))] if study.robustness else []),
         (
             "Differences",
@@ -57,66 +55,6 @@ def commands(summary: Summary, results: dict[str, Any]) -> str:
         lines.append(f"# flatmin {environment.get('flatmin')}, installed, not from a checkout")
     lines.append(summary.head.get("command") or "flatmin compare --recipe study.toml --out runs/again")
     return "\n".join(lines)
-
-
-def _data(study: Study) -> str:
-    words = study.data
-    if study.data == "digits":
-        words += ": 1,797 real 8x8 images in ten classes, split 60/20/20 into training, validation and test"
-    if study.subset:
-        words += f"; {study.subset:,} training examples of it"
-    if study.image_size:
-        words += f"; {study.image_size} pixels wide and high"
-    if study.data != "digits":
-        words += (
-            ". Data without a test split of their own are tested on 20 % of their images, which training does not use; "
-            "10 % of the rest are the validation split"
-        )
-    return f"{words}. Augmentation: {study.augment}."
-
-
-def _noise(study: Study) -> str:
-    shares = " and ".join(f"{100 * noise:g} %" for noise in study.noise)
-    return (
-        f"{shares} of the training labels, are replaced by a label drawn uniformly from all classes. "
-        "Validation and test labels are clean."
-    )
-
-
-def _training(study: Study) -> str:
-    parts = [
-        f"{study.epochs} epochs",
-        f"batches of {study.batch_size}",
-        f"learning rate schedule {study.schedule}",
-        study.precision,
-    ]
-    if study.warmup:
-        parts.append(f"warm-up over {100 * study.warmup:g} % of the steps")
-    if study.micro_batches > 1:
-        parts.append(f"each batch in {study.micro_batches} parts")
-    if study.compile:
-        parts.append("compiled")
-    if study.label_smoothing:
-        parts.append(f"label smoothing {study.label_smoothing:g}")
-    if study.clip:
-        parts.append(f"directions clipped at {study.clip:g}")
-    if not study.decay_vectors:
-        parts.append("no weight decay of vectors")
-    if study.flip_at_test:
-        parts.append("evaluated on images and their mirror images")
-    if study.average != "none":
-        parts.append(f"the {study.average.upper()} average of the weights is what is evaluated")
-    parts.append(f"unless searched or fixed otherwise: {_bases(study)}")
-    return ", ".join(parts) + "."
-
-
-def _bases(study: Study) -> str:
-    """The default settings of the bases."""
-    names = {contender.base: None for contender in settings.known(study).values()}
-    return "; ".join(
-        f"{name} " + ", ".join(f"{key} {one.default:g}" for key, one in BASES[name].settings.items() if key != "lr")
-        for name in names
-    )
 
 
 def _budget(study: Study) -> str:
@@ -172,7 +110,11 @@ def _fixed(setting: tuple[str, float | None]) -> str:
     return f"{name} at its default" if value is None else f"{name} {value:g}"
 
 
-def _flatness(study: Study) -> str:
+def _flatness(summary: Summary) -> str:
+    study = summary.study
+    runs = [run for row in summary.rows for run in row.runs.values()]
+    if not any(run.flatness and run.flatness.examples for run in runs):
+        return next((f"Not measured: {run.flatness.unavailable}." for run in runs if run.flatness), "Not measured yet.")
     settings = "; ".join(
         f"{name}: " + ", ".join(f"{key} {value}" for key, value in MEASURES[name].settings.items()) for name in STUDY
     )

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flatmin.study.metric import Metric
 from flatmin.study.report import drawing, flatness_correlation, flatness_tables, plotly
 from flatmin.study.report.axes import log_layout
 from flatmin.study.report.drawing import Style
 from flatmin.study.report.flatness_correlation import HEADS, WORDS
 from flatmin.study.report.plotly import Trace
 from flatmin.study.report.sensitivity import Sensitivity
-from flatmin.study.report.summary import Finished, Row, Summary, title
-from flatmin.study.report.tables import percent
+from flatmin.study.report.summary import Finished, Row, Summary
+from flatmin.study.stats import Interval
 from flatmin.study.training.record import Result
 
 #: Where a run, or the median of its row, goes along the axis of costs.
@@ -42,73 +43,97 @@ class Figure:
 
 
 def cost(summary: Summary) -> Iterator[Figure]:
-    """Test accuracy against gradient evaluations and against seconds, one pair per arm and condition."""
+    """Test results against gradient evaluations and against seconds, one pair per arm and condition."""
     styles = drawing.styles(summary.study.methods)
     for arm, noise in _panels(summary):
         rows = summary.panel(arm, noise)
         apart = drawing.apart(rows)
-        limits = drawing.accuracy_range(rows)
+        limits = drawing.test_range(rows)
         note = " ".join(_divergence(row) for row in rows if row.diverged)
+
+        def layout(x: str, limits: tuple[float, float] | None = limits) -> dict[str, Any]:
+            return plotly.layout(x, plotly.safe(summary.metric.header("test")), limits)
+
         for words, x, cost_of in (
             ("gradient evaluations", "gradient evaluations per run", _gradients(apart)),
             ("seconds", "training time per run, s", _seconds),
         ):
             traces = [trace for row in rows for trace in _runs_and_mean(row, styles[row.contender], cost_of, limits)]
-            yield Figure(f"{title(arm, noise)}, by {words}", traces, plotly.layout(x, "test accuracy, %", limits), note)
+            yield Figure(f"{summary.title(arm, noise)}, by {words}", traces, layout(x), note)
 
 
 def curves(summary: Summary) -> Iterator[Figure]:
-    """Validation accuracy against gradient evaluations: every seed thin, their mean on top."""
-    styles = drawing.styles(summary.study.methods)
+    """The metric on the validation split against gradient evaluations: every seed thin, their mean on top."""
+    if not drawing.has_curves(summary):
+        return
+    styles, metric = drawing.styles(summary.study.methods), summary.metric
     for arm, noise in _panels(summary):
         seeds, means, drawn = [], [], []
         for row in summary.panel(arm, noise):
             style, lines = styles[row.contender], drawing.metrics(row)
             for seed, run in zip(row.runs, lines, strict=True):
-                seeds.append(plotly.line(row.contender, f"{row.contender}, seed {seed}", style, *drawing.curve(run)))
+                seeds.append(
+                    plotly.line(
+                        row.contender, f"{row.contender}, seed {seed}", style, *drawing.curve(run, metric), metric.unit
+                    )
+                )
                 seeds[-1] |= {"opacity": 0.3, "line": seeds[-1]["line"] | {"width": 1}}
-            mean = drawing.mean_curve(lines)
-            means.append(plotly.line(row.contender, f"{row.contender}, mean of {len(lines)}", style, *mean))
+            mean = drawing.mean_curve(lines, metric)
+            means.append(
+                plotly.line(row.contender, f"{row.contender}, mean of {len(lines)}", style, *mean, metric.unit)
+            )
             drawn.append((row, mean[1]))
-        layout = plotly.layout("gradient evaluations", "validation accuracy, %", drawing.late(drawn))
-        yield Figure(title(arm, noise), [*seeds, *means], layout)
+        layout = plotly.layout("gradient evaluations", plotly.safe(metric.header("validation")), drawing.late(drawn))
+        yield Figure(summary.title(arm, noise), [*seeds, *means], layout)
 
 
 def sensitivity(summary: Summary, found: Iterable[Sensitivity]) -> Iterator[Figure]:
     """The score of every trial of the search against each hyper-parameter."""
-    styles = drawing.styles(summary.study.methods)
+    styles, metric = drawing.styles(summary.study.methods), summary.metric
     for (name, noise), contenders in drawing.by_setting(found).items():
-        limits = drawing.score_range(itertools.chain(*contenders.values()))
+        limits = drawing.score_range(itertools.chain(*contenders.values()), metric)
         traces = []
         for contender, points in contenders.items():
             style, xs = styles[contender], [point.value for point in points]
             texts = [
-                f"{plotly.safe(contender)}: {plotly.safe(name)} {p.value:g}, {100 * p.score:.2f} %" for p in points
+                f"{plotly.safe(contender)}: {plotly.safe(name)} {p.value:g}, {_shown(metric, p.score)}" for p in points
             ]
-            ys = [drawing.seen(100 * point.score, limits) for point in points]
+            ys = [drawing.seen(metric.scale * point.score, limits, metric) for point in points]
             marker = plotly.marker(style, 8, [point.diverged for point in points])
             traces.append(plotly.points(contender, xs, ys, texts, marker))
-        layout = plotly.layout(plotly.safe(drawing.axis(name, noise)), "validation accuracy, %", limits)
+        layout = plotly.layout(
+            plotly.safe(drawing.axis(summary, name, noise)), plotly.safe(metric.header("validation")), limits
+        )
         values = [point.value for point in itertools.chain(*contenders.values())]
         if drawing.is_log(values):
             layout["xaxis"] |= log_layout(values)
-        yield Figure(drawing.axis(name, noise), traces, layout)
+        yield Figure(drawing.axis(summary, name, noise), traces, layout)
 
 
 def _runs_and_mean(row: Row, style: Style, cost_of: Cost, limits: tuple[float, float] | None) -> Iterator[Trace]:
     name, results = plotly.safe(row.contender), [run.result for run in row.runs.values()]
     texts = [f"{name}, seed {seed}: {_in_words(run)}" for seed, run in row.runs.items()]
-    ys = [drawing.seen(100 * run.accuracy, limits) for run in row.runs.values()]
+    ys = [drawing.seen(row.metric.scale * run.test, limits, row.metric) for run in row.runs.values()]
     diverged = [result.diverged is not None for result in results]
     marker = plotly.marker(style, 6, diverged) | {"opacity": [1 if bad else 0.4 for bad in diverged]}
     yield plotly.points(row.contender, [cost_of(row, result) for result in results], ys, texts, marker)
-    text = f"{name}, mean of {row.accuracy.n}: {percent(row.accuracy)} %, "
+    text = f"{name}, mean of {row.test.n}: {_written(row.metric, row.test)}, "
     text += f"{row.gradient_evaluations:g} gradients, {row.seconds:.2f} s"
     mean = plotly.points(
-        row.contender, [cost_of(row, row)], [100 * row.accuracy.mean], [text], plotly.marker(style, 11)
+        row.contender, [cost_of(row, row)], [row.metric.scale * row.test.mean], [text], plotly.marker(style, 11)
     )
     look = {"thickness": 1.5, "width": 4, "color": plotly.colour(style)}
-    yield mean | {"error_y": plotly.bars(*drawing.bars(row.accuracy)) | look}
+    yield mean | {"error_y": plotly.bars(*drawing.bars(row.test, row.metric)) | look}
+
+
+def _shown(metric: Metric, value: float) -> str:
+    """A value with its unit, safe for plotly."""
+    return plotly.safe(f"{metric.number(value)} {metric.unit}".strip())
+
+
+def _written(metric: Metric, interval: Interval) -> str:
+    """An interval with its unit, likewise."""
+    return plotly.safe(f"{metric.written(interval)} {metric.unit}".strip())
 
 
 def _gradients(apart: dict[str, float]) -> Cost:
@@ -122,13 +147,13 @@ def _seconds(row: Row, what: Row | Result) -> float:
 def _in_words(run: Finished) -> str:
     result = run.result
     ended = "" if result.diverged is None else f", diverged in epoch {result.diverged:g}"
-    return f"{100 * run.accuracy:.2f} %, {result.gradient_evaluations} gradients, {result.seconds:.2f} s{ended}"
+    return f"{_shown(result.metric, run.test)}, {result.gradient_evaluations} gradients, {result.seconds:.2f} s{ended}"
 
 
 def _divergence(row: Row) -> str:
     return (
-        f"{row.contender}: {row.diverged} of {len(row.runs)} runs diverged, × at the lower edge; "
-        f"mean {percent(row.accuracy)} %."
+        f"{row.contender}: {row.diverged} of {len(row.runs)} runs diverged, × at the edge; "
+        f"mean {_written(row.metric, row.test)}."
     )
 
 
@@ -146,11 +171,13 @@ def flatness_scatter(summary: Summary) -> Iterator[Figure]:
     for one in flatness_correlation.correlations(summary):
         rows, name = summary.panel(one.arm, one.noise), one.measure
         traces = [trace for row in rows for trace in _runs_against_flatness(row, name, styles[row.contender])]
-        layout = plotly.layout(WORDS[name], "test error, %", None)
+        layout = plotly.layout(WORDS[name], plotly.safe(summary.metric.error_header), None)
         values = [x for row in rows for _, x, _ in flatness_correlation.points(row, name)]
         if drawing.is_log(values):
             layout["xaxis"] |= log_layout(values)
-        yield Figure(f"{HEADS[name]}, {title(one.arm, one.noise)}", traces, layout, flatness_tables.in_words(one) + ".")
+        yield Figure(
+            f"{HEADS[name]}, {summary.title(one.arm, one.noise)}", traces, layout, flatness_tables.in_words(one) + "."
+        )
 
 
 def _runs_against_flatness(row: Row, name: str, style: Style) -> Iterator[Trace]:
@@ -158,16 +185,19 @@ def _runs_against_flatness(row: Row, name: str, style: Style) -> Iterator[Trace]
     mean = flatness_correlation.mean(row, name)
     if mean is None:
         return
-    texts = [f"{shown}, seed {seed}: error {100 * y:.2f} %, {HEADS[name]} {x:.3g}" for seed, x, y in found]
+    metric = row.metric
+    word = "error" if metric.ends else plotly.safe(metric.error_header)
+    texts = [f"{shown}, seed {seed}: {word} {_shown(metric, y)}, {HEADS[name]} {x:.3g}" for seed, x, y in found]
     marker = plotly.marker(style, 6, [False] * len(found)) | {"opacity": 0.45}
-    yield plotly.points(row.contender, [x for _, x, _ in found], [100 * y for _, _, y in found], texts, marker)
+    yield plotly.points(row.contender, [x for _, x, _ in found], [metric.scale * y for _, _, y in found], texts, marker)
     measure, error = mean
     text = (
-        f"{shown}, mean of {error.n}: error {100 * error.mean:.2f} %, {HEADS[name]} {flatness_tables.number(measure)}"
+        f"{shown}, mean of {error.n}: {word} {_shown(metric, error.mean)}, "
+        f"{HEADS[name]} {flatness_tables.number(measure)}"
     )
     bars = {"thickness": 1.5, "width": 4, "color": plotly.colour(style)}
     yield {
-        **plotly.points(row.contender, [measure.mean], [100 * error.mean], [text], plotly.marker(style, 11)),
+        **plotly.points(row.contender, [measure.mean], [metric.scale * error.mean], [text], plotly.marker(style, 11)),
         "error_x": {"array": [measure.half_width or 0], **bars},
-        "error_y": plotly.bars(*drawing.bars(error)) | bars,
+        "error_y": plotly.bars(*drawing.bars(error, metric)) | bars,
     }

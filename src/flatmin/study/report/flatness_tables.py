@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from flatmin.study.minima.measures import MEASURES
 from flatmin.study.report import flatness_correlation
 from flatmin.study.report.flatness_correlation import HEADS, FlatnessCorrelation, RankCorrelation
-from flatmin.study.report.summary import Row, Summary, title
-from flatmin.study.report.tables import percent
+from flatmin.study.report.summary import Row, Summary
 from flatmin.study.stats import Interval
 
 #: What the columns of the tables of correlations hold.
@@ -22,13 +21,13 @@ def panels(summary: Summary) -> Iterator[tuple[str, list[Row]]]:
     for arm in summary.study.arms:
         for noise in summary.study.noise:
             rows = summary.panel(arm, noise)
-            if any(run.flatness for row in rows for run in row.runs.values()):
-                yield f"Flatness, {title(arm, noise)}", rows
+            if any(run.flatness and run.flatness.examples for row in rows for run in row.runs.values()):
+                yield f"Flatness, {summary.title(arm, noise)}", rows
 
 
-def headers() -> list[str]:
+def headers(summary: Summary) -> list[str]:
     """What the columns hold."""
-    return ["method", "test error, %", "n", *HEADS.values()]
+    return ["method", summary.metric.error_header, "n", *HEADS.values()]
 
 
 def cells(row: Row) -> list[str]:
@@ -37,7 +36,7 @@ def cells(row: Row) -> list[str]:
     error = next((each[1] for each in found if each), None)
     return [
         row.contender,
-        percent(error) if error else "–",
+        row.metric.written(error) if error else "–",
         str(error.n if error else 0),
         *(number(each[0]) if each else "–" for each in found),
     ]
@@ -60,7 +59,7 @@ def correlations(summary: Summary) -> Iterator[tuple[str, list[list[str]]]]:
     for (arm, noise), found in itertools.groupby(
         filter(_known, flatness_correlation.correlations(summary)), key=lambda one: (one.arm, one.noise)
     ):
-        yield f"Rank correlation with the test error, {title(arm, noise)}", [_correlated(one) for one in found]
+        yield f"Rank correlation with the test error, {summary.title(arm, noise)}", [_correlated(one) for one in found]
 
 
 def without_correlation(summary: Summary) -> Iterator[str]:
@@ -75,7 +74,8 @@ def without_correlation(summary: Summary) -> Iterator[str]:
         whys = ((few, "fewer than three runs were measured"), (constant, "all values, or all errors, are equal"))
         for names, why in whys:
             if names:
-                yield f"No rank correlation with the test error for {', '.join(names)}, {title(arm, noise)}: {why}."
+                which = f"{', '.join(names)}, {summary.title(arm, noise)}"
+                yield f"No rank correlation with the test error for {which}: {why}."
 
 
 def in_words(one: FlatnessCorrelation) -> str:
@@ -100,7 +100,7 @@ def legend(summary: Summary) -> list[str]:
         for why, count in _unavailable(row).items():
             lines.append(
                 f"No flatness for {count} of {len(row.runs)} runs of {row.contender}, "
-                f"{title(row.arm, row.noise)}: {why}."
+                f"{summary.title(row.arm, row.noise)}: {why}."
             )
     return lines
 

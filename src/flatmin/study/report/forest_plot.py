@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from flatmin.study.report import conclusions, plots
 from flatmin.study.report.conclusions import Line, Verdict
-from flatmin.study.report.summary import Summary, title
+from flatmin.study.report.summary import Summary
 
 #: Blue and orange differ for colour-blind readers, too; grey means no conclusion.
-COLOURS: dict[Verdict, str] = {"higher": "#0072B2", "lower": "#D55E00", "open": "0.45", "unknown": "0.45"}
+COLOURS: dict[Verdict, str] = {"better": "#0072B2", "worse": "#D55E00", "open": "0.45", "unknown": "0.45"}
 
 
 def draw(summary: Summary, path: Path) -> None:
@@ -26,11 +26,11 @@ def draw(summary: Summary, path: Path) -> None:
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(arms), columns, squeeze=False).ravel()
     for axes, ((arm, noise), lines) in zip(grid, panels.items(), strict=True):
-        axes.set_title(title(arm, noise), fontsize=9)
+        axes.set_title(summary.title(arm, noise), fontsize=9)
         axes.set_visible(bool(lines))
         _panel(axes, lines, limits)
         if arm == arms[-1]:
-            axes.set_xlabel(f"difference to {summary.baseline}, percentage points of test accuracy", fontsize=8)
+            axes.set_xlabel(f"difference to {summary.baseline}, {summary.metric.difference_header}", fontsize=8)
     key = "method (gradients per step), 95 % interval paired by seed; filled and coloured: it excludes zero"
     figure.supxlabel(key, fontsize=7, color="0.35")
     plots.save(figure, path)
@@ -41,7 +41,7 @@ def _panel(axes: Axes, lines: Sequence[Line], limits: tuple[float, float]) -> No
     axes.set_xticks(conclusions.ticks(limits))
     axes.axvline(0, color="0.4", linewidth=0.9, zorder=0)
     for y, line in enumerate(lines):
-        colour, told = COLOURS[line.verdict], line.verdict in ("higher", "lower")
+        colour, told = COLOURS[line.verdict], line.verdict in ("better", "worse")
         if line.low is not None and line.high is not None:
             axes.plot([line.low, line.high], [y, y], color=colour, linewidth=1.6)
         if line.mean is not None and limits[0] <= line.mean <= limits[1]:

@@ -23,7 +23,7 @@ from flatmin.study.report import (
 from flatmin.study.report.conclusions import Line
 from flatmin.study.report.figures import Figure
 from flatmin.study.report.sensitivity import Sensitivity
-from flatmin.study.report.summary import Summary, title
+from flatmin.study.report.summary import Summary
 
 
 def write(
@@ -58,7 +58,7 @@ def render(
     """The page of the study `name`; `recipe` is its study.toml."""
     everything = runs(summary, results)
     plots = [
-        ("cost", "Accuracy against cost", figures.cost(summary)),
+        ("cost", f"{summary.metric.name[:1].upper()}{summary.metric.name[1:]} against cost", figures.cost(summary)),
         ("curves", "Learning curves", figures.curves(summary)),
         ("sensitivity", "Sensitivity to settings", figures.sensitivity(summary, searched)),
         ("flatness", "Flatness and test error", figures.flatness_scatter(summary)),
@@ -79,10 +79,12 @@ def render(
         tuning=tuning,
         cases=tuning_file.cases(tuning) if tuning else {},
         searched=searched,
-        title=title,
+        title=summary.title,
+        metric=summary.metric,
+        conditions=summary.has_conditions,
         named=tables.named,
         protocol=experimental_setup.in_words(summary),
-        panels=[(heading, [tables.cells(row) for row in rows]) for heading, rows in tables.panels(summary)],
+        panels=[(heading, [tables.cells(summary, row) for row in rows]) for heading, rows in tables.panels(summary)],
         headers=tables.headers(summary),
         legend=tables.legend(summary),
         flatness=_flatness(summary),
@@ -140,7 +142,7 @@ def _flatness(summary: Summary) -> dict[str, Any] | None:
     if not panels:
         return None
     return {
-        "headers": flatness_tables.headers(),
+        "headers": flatness_tables.headers(summary),
         "panels": panels,
         "correlated": flatness_tables.CORRELATED,
         "correlations": [*flatness_tables.correlations(summary)],
@@ -170,6 +172,6 @@ def _counts(runs: list[dict[str, Any]]) -> str:
 
 def _state(run: dict[str, Any]) -> str:
     """What became of a run, in words."""
-    if "test_accuracy" not in run:
+    if "diverged" not in run:
         return "not complete"
     return "complete" if run["diverged"] is None else f"diverged in epoch {run['diverged']:g}"

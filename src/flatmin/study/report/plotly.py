@@ -21,10 +21,11 @@ def points(contender: str, xs: list[float], ys: list[float], texts: list[str], m
     return {**shared, "meta": contender, "name": safe(contender), "x": xs, "y": ys, "text": texts, "marker": marker}
 
 
-def line(contender: str, name: str, style: Style, xs: list[float], ys: list[float]) -> Trace:
+def line(contender: str, name: str, style: Style, xs: list[float], ys: list[float], unit: str) -> Trace:
     """A learning curve of a contender."""
     look = {"color": colour(style), "dash": style.dash, "width": 2}
-    hover = "%{fullData.name}: %{y:.2f} % after %{x} gradients<extra></extra>"
+    number = "%{y:.2f} %" if unit == "%" else f"%{{y:.4g}} {safe(unit)}".strip()
+    hover = f"%{{fullData.name}}: {number} after %{{x}} gradients<extra></extra>"
     shared = {"type": "scatter", "mode": "lines", "hovertemplate": hover}
     return {**shared, "meta": contender, "name": safe(name), "x": xs, "y": ys, "line": look}
 

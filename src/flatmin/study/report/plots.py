@@ -13,11 +13,11 @@ from matplotlib.lines import Line2D
 
 from flatmin.study import files
 from flatmin.study.report import axes as ticks
-from flatmin.study.report import drawing, flatness_correlation, flatness_tables, tables
+from flatmin.study.report import drawing, flatness_correlation, flatness_tables
 from flatmin.study.report.drawing import COLOURS, Style
 from flatmin.study.report.flatness_correlation import WORDS, FlatnessCorrelation
 from flatmin.study.report.sensitivity import Sensitivity
-from flatmin.study.report.summary import Row, Summary, title
+from flatmin.study.report.summary import Row, Summary
 
 #: How matplotlib writes what a `Style` names.
 LINES = {"solid": "-", "dash": (0, (4, 1.5)), "dot": (0, (1, 1))}
@@ -32,45 +32,45 @@ MARKERS = {
 }
 
 
-def accuracy(summary: Summary, path: Path) -> None:
-    """Test accuracy of every contender: each run a dot, the mean a line with its 95 % interval."""
+def test(summary: Summary, path: Path) -> None:
+    """The test results of every contender: each run a dot, the mean a line with its 95 % interval."""
     names = summary.study.methods
     figure, panels = _panels(summary, panel_height=0.75 + 0.2 * len(names))
     for (arm, noise), axes in panels.items():
         for row in summary.panel(arm, noise):
             _runs_and_interval(axes, row, names.index(row.contender))
             if row.contender == summary.baseline and not row.diverged:
-                axes.axvline(100 * row.accuracy.mean, color="0.75", linewidth=0.8, zorder=0)
+                axes.axvline(row.metric.scale * row.test.mean, color="0.75", linewidth=0.8, zorder=0)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="x", color="0.92", linewidth=0.6)
         axes.set_axisbelow(True)
-    _label(panels, summary, x="test accuracy, %")
+    _label(panels, summary, x=summary.metric.header("test"))
     key = f"dots: single runs   bars: mean and 95 % t-interval   grey line: mean of {summary.baseline}"
     figure.supxlabel(key, fontsize=7, color="0.35")
     save(figure, path)
 
 
 def curves(summary: Summary, path: Path) -> None:
-    """Validation accuracy, mean over the seeds, against the gradients computed so far."""
+    """The metric on the validation split, mean over the seeds, against the gradients computed so far."""
     styles = drawing.styles(summary.study.methods)
     figure, panels = _panels(summary, panel_height=2.1)
     for (arm, noise), axes in panels.items():
         drawn = []
         for row in summary.panel(arm, noise):
-            gradients, means = drawing.mean_curve(drawing.metrics(row))
+            gradients, means = drawing.mean_curve(drawing.metrics(row), row.metric)
             style = styles[row.contender]
             axes.plot(gradients, means, color=COLOURS[style.colour], linestyle=LINES[style.dash], linewidth=1.2)
             drawn.append((row, means))
         _limit(axes, drawing.late(drawn))
         axes.grid(color="0.92", linewidth=0.6)
-    _label(panels, summary, x="gradient evaluations", y="validation accuracy, %")
+    _label(panels, summary, x="gradient evaluations", y=summary.metric.header("validation"))
     legend(figure, styles, line=True)
     save(figure, path)
 
 
 def cost(summary: Summary, path: Path) -> None:
-    """Test accuracy against gradient evaluations and against seconds: single runs small, means with intervals.
+    """Test results against gradient evaluations and against seconds: single runs small, means with intervals.
 
     Crosses are runs that diverged.
     """
@@ -80,7 +80,7 @@ def cost(summary: Summary, path: Path) -> None:
     grid = figure.subplots(len(shown), 2, squeeze=False, sharey="row")
     for (arm, noise), (left, right) in zip(shown, grid, strict=True):
         rows = summary.panel(arm, noise)
-        apart, limits = drawing.apart(rows), drawing.accuracy_range(rows)
+        apart, limits = drawing.apart(rows), drawing.test_range(rows)
         for row in rows:
             gradients = [run.result.gradient_evaluations + apart[row.contender] for run in row.runs.values()]
             seconds = [run.result.seconds for run in row.runs.values()]
@@ -88,9 +88,9 @@ def cost(summary: Summary, path: Path) -> None:
             _runs_and_mean(left, row, style, gradients, row.gradient_evaluations + apart[row.contender], limits)
             _runs_and_mean(right, row, style, seconds, row.seconds, limits)
         _limit(left, limits)
-        left.set_ylabel("test accuracy, %", fontsize=8)
+        left.set_ylabel(summary.metric.header("test"), fontsize=8)
         for axes, x in ((left, "gradient evaluations per run"), (right, "training time per run, s")):
-            axes.set_title(title(arm, noise), fontsize=9)
+            axes.set_title(summary.title(arm, noise), fontsize=9)
             axes.set_xlabel(x, fontsize=8)
             axes.grid(color="0.92", linewidth=0.6)
             plain(axes)
@@ -100,9 +100,10 @@ def cost(summary: Summary, path: Path) -> None:
 
 def sensitivity(summary: Summary, searched: Iterable[Sensitivity], path: Path) -> None:
     """The score of every trial of the search against each hyper-parameter; crosses are trials that diverged."""
-    styles = drawing.styles(summary.study.methods)
+    styles, metric = drawing.styles(summary.study.methods), summary.metric
     found = drawing.by_setting(searched)
-    limits = drawing.score_range(point for points in found.values() for point in itertools.chain(*points.values()))
+    every = (point for points in found.values() for point in itertools.chain(*points.values()))
+    limits = drawing.score_range(every, metric)
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(0.4 + 3.4 * columns, 0.9 + 2.3 * rows), layout="constrained")
@@ -112,7 +113,7 @@ def sensitivity(summary: Summary, searched: Iterable[Sensitivity], path: Path) -
             style = styles[contender]
             for diverged in (False, True):
                 some = [point for point in points if point.diverged == diverged]
-                ys = [drawing.seen(100 * point.score, limits) for point in some]
+                ys = [drawing.seen(metric.scale * point.score, limits, metric) for point in some]
                 marker = "x" if diverged else MARKERS[style.symbol]
                 colour = COLOURS[style.colour]
                 axes.plot([point.value for point in some], ys, marker, color=colour, markersize=4, alpha=0.8)
@@ -121,11 +122,11 @@ def sensitivity(summary: Summary, searched: Iterable[Sensitivity], path: Path) -
             axes.set_xlim(ticks.log_range(values))
             ticks.make_log(axes, "x")
         _limit(axes, limits)
-        axes.set_xlabel(drawing.axis(*setting), fontsize=8)
+        axes.set_xlabel(drawing.axis(summary, *setting), fontsize=8)
         axes.grid(color="0.92", linewidth=0.6)
         plain(axes)
     for axes in grid[::columns]:
-        axes.set_ylabel("validation accuracy, %", fontsize=8)
+        axes.set_ylabel(metric.header("validation"), fontsize=8)
     for axes in grid[len(found) :]:
         axes.set_visible(False)
     legend(figure, styles)
@@ -133,13 +134,14 @@ def sensitivity(summary: Summary, searched: Iterable[Sensitivity], path: Path) -
 
 
 def _runs_and_interval(axes: Axes, row: Row, y: int) -> None:
-    good = [100 * run.accuracy for run in row.runs.values() if run.result.diverged is None]
-    mean, half = 100 * row.accuracy.mean, 100 * (row.accuracy.half_width or 0)
+    metric = row.metric
+    good = [metric.scale * run.test for run in row.runs.values() if run.result.diverged is None]
+    mean, half = metric.scale * row.test.mean, metric.scale * (row.test.half_width or 0)
     if row.diverged:  # where it ended is so far to the left that showing it would hide everything else
         text = f"{row.diverged} of {len(row.runs)} diverged"
         axes.annotate(text, (0.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7, color="0.35")
     else:
-        axes.plot(tables.clipped(mean, half), [y, y], color="#0072B2", linewidth=4, alpha=0.35, solid_capstyle="butt")
+        axes.plot(metric.clipped(mean, half), [y, y], color="#0072B2", linewidth=4, alpha=0.35, solid_capstyle="butt")
         axes.plot([mean], [y], marker="|", color="#0072B2", markersize=9, markeredgewidth=2)
     # Equal runs go one above the other, so that all of them are seen, and stay below the next row.
     highest = max((good.count(x) - 1 for x in good), default=0)
@@ -154,10 +156,17 @@ def _runs_and_mean(
     colour, marker = COLOURS[style.colour], MARKERS[style.symbol]
     for cost, run in zip(xs, row.runs.values(), strict=True):
         shape = marker if run.result.diverged is None else "x"
-        axes.plot(cost, drawing.seen(100 * run.accuracy, limits), shape, color=colour, markersize=3, alpha=0.45)
-    bars = [[bar] for bar in drawing.bars(row.accuracy)]
+        axes.plot(
+            cost,
+            drawing.seen(row.metric.scale * run.test, limits, row.metric),
+            shape,
+            color=colour,
+            markersize=3,
+            alpha=0.45,
+        )
+    bars = [[bar] for bar in drawing.bars(row.test, row.metric)]
     look: dict[str, Any] = {"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1, "capsize": 2}
-    axes.errorbar(x, 100 * row.accuracy.mean, bars, **look)
+    axes.errorbar(x, row.metric.scale * row.test.mean, bars, **look)
 
 
 def _limit(axes: Axes, limits: tuple[float, float] | None) -> None:
@@ -187,7 +196,7 @@ def _panels(summary: Summary, panel_height: float) -> tuple[Figure, dict[tuple[s
 def _label(panels: dict[tuple[str, float], Axes], summary: Summary, x: str, y: str = "") -> None:
     """Titles, and axis labels only where they are not repeated."""
     for (arm, noise), axes in panels.items():
-        axes.set_title(title(arm, noise), fontsize=9)
+        axes.set_title(summary.title(arm, noise), fontsize=9)
         plain(axes)
         if arm == summary.study.arms[-1]:
             axes.set_xlabel(x, fontsize=8)
@@ -237,11 +246,11 @@ def scatter(summary: Summary, found: Sequence[FlatnessCorrelation], path: Path) 
             if drawing.is_log(values):
                 axes.set_xlim(ticks.log_range(values))  # of the runs: an interval may reach to zero
                 ticks.make_log(axes, "x")
-            axes.set_title(f"{title(arm, noise)}\n{flatness_tables.in_words(one)}", fontsize=7)
+            axes.set_title(f"{summary.title(arm, noise)}\n{flatness_tables.in_words(one)}", fontsize=7)
             axes.set_xlabel(WORDS[name], fontsize=8)
             axes.grid(color="0.92", linewidth=0.6)
             plain(axes)
-        grid[i][0].set_ylabel("test error, %", fontsize=8)
+        grid[i][0].set_ylabel(summary.metric.error_header, fontsize=8)
     legend(figure, styles)
     save(figure, path)
 
@@ -250,7 +259,7 @@ def _points(axes: Axes, row: Row, name: str, style: Style) -> None:
     """The runs of a row, and their mean with its intervals."""
     colour, marker = COLOURS[style.colour], MARKERS[style.symbol]
     for _, measure, error in flatness_correlation.points(row, name):
-        axes.plot(measure, 100 * error, marker, color=colour, markersize=3, alpha=0.45)
+        axes.plot(measure, row.metric.scale * error, marker, color=colour, markersize=3, alpha=0.45)
     if mean := flatness_correlation.mean(row, name):
         x, y = mean
         right = x.half_width or 0
@@ -263,4 +272,6 @@ def _points(axes: Axes, row: Row, name: str, style: Style) -> None:
             "capsize": 2,
             "zorder": 3,
         }
-        axes.errorbar(x.mean, 100 * y.mean, [[bar] for bar in drawing.bars(y)], [[left], [right]], **look)
+        axes.errorbar(
+            x.mean, row.metric.scale * y.mean, [[bar] for bar in drawing.bars(y, row.metric)], [[left], [right]], **look
+        )

@@ -38,7 +38,7 @@ class Column:
     def lost(self, run: Finished) -> float | None:
         """By how much the accuracy falls; a number that is no accuracy itself. Lower is better."""
         value = self.of(run)
-        return run.accuracy - value if value is not None and self.accuracy else value
+        return run.test - value if value is not None and self.accuracy else value
 
     def over(self, row: Row) -> Interval | None:
         """Its mean over the runs that have it."""
@@ -103,7 +103,7 @@ def _part(
     heads = ["method", "n", "unchanged", *(column.head for column in columns)]
 
     def cells(row: Row) -> list[str]:
-        return [str(row.accuracy.n), percent(row.accuracy), *(column.in_words(column.over(row)) for column in columns)]
+        return [str(row.test.n), percent(row.test), *(column.in_words(column.over(row)) for column in columns)]
 
     def differences(row: Row) -> list[str]:
         unchanged = (str(row.difference.n), percent(row.difference, "+")) if row.difference else ("0", "–")

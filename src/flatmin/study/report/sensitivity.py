@@ -12,6 +12,7 @@ from flatmin.registry import Range
 from flatmin.study import settings
 from flatmin.study import tuning as tuning_file
 from flatmin.study.config import Study
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.report.summary import Summary
 from flatmin.study.tuning import Case
 
@@ -24,8 +25,8 @@ class Point(NamedTuple):
 
     Args:
         value: of the hyper-parameter.
-        score: validation accuracy after the last step, a fraction in [0, 1]: mean over seeds, and over conditions if
-            they are scored together.
+        score: the metric on the validation split after the last step: mean over seeds, and over conditions if they are
+            scored together.
         diverged: whether one of its runs diverged.
         source: trial: a trial of the search. default, tuned: the final runs of that arm, on other seeds.
     """
@@ -49,6 +50,7 @@ class Sensitivity:
         near_best: the share of `range` in which trials score within 1 % of the best one, in [0, 1]; None without a
             search. Each trial represents the values that are nearer to it than to any other trial.
         noise: the condition that is scored; None if the score is the mean over all conditions.
+        metric: of the scores.
     """
 
     contender: str
@@ -57,6 +59,7 @@ class Sensitivity:
     points: list[Point]
     near_best: float | None
     noise: float | None = None
+    metric: Metric = ACCURACY
 
 
 def sensitivity(
@@ -72,16 +75,17 @@ def sensitivity(
         summary: of the final runs, if there are any.
     """
     searched = tuning_file.cases(tuning) if tuning else {}
+    metric = tuning_file.metric(tuning or {})
     together = not tuning or any(case.noise is None for case in searched)
     cases = [Case(name, noise) for name in settings.known(study) for noise in ([None] if together else study.noise)]
     return [
-        _against(study, case, name, axis, searched.get(case, {"trials": []})["trials"], summary)
+        _against(study, case, name, axis, searched.get(case, {"trials": []})["trials"], summary, metric)
         for case in cases
         for name, axis in settings.space(study, case.contender).items()
     ]
 
 
-def near_best(points: Sequence[Point], axis: Range) -> float | None:
+def near_best(points: Sequence[Point], axis: Range, metric: Metric = ACCURACY) -> float | None:
     """See `Sensitivity`; None without points, else > 0."""
     if not points:
         return None
@@ -89,12 +93,19 @@ def near_best(points: Sequence[Point], axis: Range) -> float | None:
     ordered = sorted(points)
     places = [axis.place(point.value) for point in ordered]
     borders = [low, *((a + b) / 2 for a, b in itertools.pairwise(places)), high]
-    enough = NEAR * max(point.score for point in points)
-    return sum(borders[k + 1] - borders[k] for k, point in enumerate(ordered) if point.score >= enough) / (high - low)
+    best = metric.best(point.score for point in points)
+    near = (k for k, point in enumerate(ordered) if metric.is_near(point.score, best, NEAR))
+    return sum(borders[k + 1] - borders[k] for k in near) / (high - low)
 
 
 def _against(
-    study: Study, case: Case, name: str, axis: Range, trials: Sequence[Mapping[str, Any]], summary: Summary | None
+    study: Study,
+    case: Case,
+    name: str,
+    axis: Range,
+    trials: Sequence[Mapping[str, Any]],
+    summary: Summary | None,
+    metric: Metric,
 ) -> Sensitivity:
     contender = settings.contender(study, case.contender)
 
@@ -106,13 +117,13 @@ def _against(
         for trial in trials
         if trial["score"] is not None
     ]
-    share = near_best(found, axis)
+    share = near_best(found, axis, metric)
     for arm in ("default", "tuned"):
         rows = [row for row in summary.rows if (row.arm, row.contender) == (arm, case.contender)] if summary else []
         rows = [row for row in rows if case.noise in (None, row.noise)]
         if rows:
             results = [run.result for row in rows for run in row.runs.values()]
-            score = statistics.fmean(result.validation_accuracy for result in results)
+            score = statistics.fmean(result.validation for result in results)
             diverged = any(result.diverged is not None for result in results)
             found.append(Point(value(rows[0].settings), score, diverged, arm))
-    return Sensitivity(case.contender, name, axis, sorted(found), share, case.noise)
+    return Sensitivity(case.contender, name, axis, sorted(found), share, case.noise, metric)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flatmin.study import config
-from flatmin.study.config import Run, Study
+from flatmin.study.config import IMAGES, Run, Study
+from flatmin.study.metric import Metric
 from flatmin.study.minima import run_flatness
 from flatmin.study.minima.run_flatness import Measurements
 from flatmin.study.stats import Interval, holm, p_value, paired_difference, t_interval, two_way_interval
@@ -28,15 +29,15 @@ class Finished:
     flatness: Measurements | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Test accuracy, a fraction in [0, 1]."""
-        assert self.result.test_accuracy is not None, f"{self.folder} is a final run without a test accuracy"
-        return self.result.test_accuracy
+    def test(self) -> float:
+        """The metric on the test split; an accuracy is a fraction in [0, 1]."""
+        assert self.result.test is not None, f"{self.folder} is a final run without a test result"
+        return self.result.test
 
     @property
     def error(self) -> float:
-        """Test error, a fraction in [0, 1]."""
-        return 1 - self.accuracy
+        """The same as a number of which lower is better; of an accuracy the error, a fraction in [0, 1]."""
+        return self.result.metric.error(self.test)
 
     def measure(self, name: str) -> float | None:
         """A measure of flatness; None where there is none."""
@@ -52,7 +53,7 @@ class Row:
         noise: the fraction of training labels replaced.
         contender: its name.
         runs: the complete ones, by seed; at least one.
-        difference: of the test accuracy to the baseline's, paired by seed; None for the baseline itself and where no
+        difference: of the test metric to the baseline's, paired by seed; None for the baseline itself and where no
             seed is shared.
         with_images: the same difference, with an interval that takes the test images for a sample, too; see
             `two_way_interval`. None where the runs do not say which images are right.
@@ -69,9 +70,14 @@ class Row:
     p: float | None = None
 
     @property
-    def accuracy(self) -> Interval:
-        """Mean test accuracy. A diverged run counts like any other."""
-        return t_interval([run.accuracy for run in self.runs.values()])
+    def metric(self) -> Metric:
+        """What the runs are scored by."""
+        return next(iter(self.runs.values())).result.metric
+
+    @property
+    def test(self) -> Interval:
+        """Mean of the metric on the test split. A diverged run counts like any other."""
+        return t_interval([run.test for run in self.runs.values()])
 
     @property
     def settings(self) -> dict[str, float]:
@@ -84,14 +90,10 @@ class Row:
         return statistics.median(run.result.gradient_evaluations for run in self.runs.values())
 
     @property
-    def train_accuracy(self) -> float | None:
-        """Mean over the runs that have it; None if no run has."""
-        return _mean(run.result.train_accuracy for run in self.runs.values())
-
-    @property
-    def memorised(self) -> float | None:
-        """The fraction of the wrong labels that the networks predict, likewise."""
-        return _mean(run.result.memorised for run in self.runs.values())
+    def others(self) -> dict[str, float | None]:
+        """Means of the further numbers, over the runs that have them; None if no run has."""
+        names = dict.fromkeys(name for run in self.runs.values() for name in run.result.others)
+        return {name: _mean(run.result.others.get(name) for run in self.runs.values()) for name in names}
 
     @property
     def seconds(self) -> float:
@@ -127,6 +129,25 @@ class Summary:
     missing: int
     head: dict[str, Any]
 
+    @property
+    def metric(self) -> Metric:
+        """What the runs are scored by."""
+        return self.rows[0].metric
+
+    @property
+    def others(self) -> list[str]:
+        """The names of what else was measured."""
+        return [*dict.fromkeys(name for row in self.rows for name in row.others)]
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether the study has more to it than one condition without label noise; images always have."""
+        return self.study.task == IMAGES or self.study.noise != (0.0,)
+
+    def title(self, arm: str, noise: float) -> str:
+        """An arm and a condition in words, for the heads of tables and panels."""
+        return title(arm, noise) if self.has_conditions else f"{arm} settings"
+
     def panel(self, arm: str, noise: float) -> list[Row]:
         """The rows of one arm and condition."""
         return [row for row in self.rows if (row.arm, row.noise) == (arm, noise)]
@@ -150,6 +171,10 @@ def summarise(out: Path) -> Summary:
             rows += compared(panel, baseline)
     if not rows:
         raise ValueError(f"no run of {out} is complete yet")
+    metrics = {run.result.metric: run.folder for row in rows for run in row.runs.values()}
+    if len(metrics) > 1:
+        words = " and ".join(f"{one.name} ({one.better} is better, {folder})" for one, folder in metrics.items())
+        raise ValueError(f"the runs of {out} are scored by {words}; delete the runs that the task's change made stale")
     missing = len(study.arms) * len(study.noise) * len(study.methods) * study.seeds - sum(len(row.runs) for row in rows)
     return Summary(study, rows, baseline, missing, record.head(out))
 
@@ -165,13 +190,12 @@ def compared(panel: Sequence[Row], baseline: str) -> list[Row]:
     ps = {
         name: p
         for name, found in pairs.items()
-        if found and (p := p_value([run.accuracy - other.accuracy for run, other in found])) is not None
+        if found and (p := p_value([run.test - other.test for run, other in found])) is not None
     }
     corrected = dict(zip(ps, holm([*ps.values()]), strict=True))
-    expected = {seed: run.accuracy for seed, run in reference.items()}
+    expected = {seed: run.test for seed, run in reference.items()}
     differences = {
-        row.contender: paired_difference({seed: run.accuracy for seed, run in row.runs.items()}, expected)
-        for row in others
+        row.contender: paired_difference({seed: run.test for seed, run in row.runs.items()}, expected) for row in others
     }
     return [
         dataclasses.replace(
@@ -198,7 +222,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def title(arm: str, noise: float) -> str:
-    """An arm and a condition in words, for the heads of tables and panels."""
+    """An arm and a condition in words."""
     return f"{arm} settings, {condition(noise)}"
 
 
@@ -223,6 +247,7 @@ def as_json(summary: Summary) -> dict[str, Any]:
         "study": dataclasses.asdict(summary.study),
         "missing_runs": summary.missing,
         "baseline": summary.baseline,
+        **({"metric": summary.metric.as_json()} if summary.metric.as_json() else {}),
         "table": [_row_as_json(row) | (_flatness(row) if flat else {}) for row in summary.rows],
         "runs": [
             _run_as_json(row, seed, run) | (_readings(run) if flat else {})
@@ -238,12 +263,11 @@ def _row_as_json(row: Row) -> dict[str, Any]:
         "noise": row.noise,
         "contender": row.contender,
         "settings": row.settings,
-        "test_accuracy": dataclasses.asdict(row.accuracy),
+        row.metric.key("test"): dataclasses.asdict(row.test),
         "difference": dataclasses.asdict(row.difference) if row.difference else None,
         "difference_with_images": dataclasses.asdict(row.with_images) if row.with_images else None,
         "p_holm": row.p,
-        "train_accuracy": row.train_accuracy,
-        "memorised": row.memorised,
+        **row.others,
         "gradient_evaluations": row.gradient_evaluations,
         "seconds": row.seconds,
         "diverged": row.diverged,
@@ -251,8 +275,9 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def _run_as_json(row: Row, seed: int, run: Finished) -> dict[str, Any]:
-    result = dataclasses.asdict(run.result)
-    del result["environment"], result["test_correct"]  # in the run's folder
+    result = run.result.as_json()
+    for name in ("environment", "test_correct", "metric"):  # in the run's folder
+        result.pop(name, None)
     if result["robustness"] is None:
         del result["robustness"]
     return {"arm": row.arm, "noise": row.noise, "contender": row.contender, "seed": seed, **result}

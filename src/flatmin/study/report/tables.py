@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from flatmin.study.report.summary import Row, Summary, title
+from flatmin.study.metric import ACCURACY
+from flatmin.study.report.summary import Row, Summary
 from flatmin.study.stats import Interval
+
+#: Further numbers that have a name for readers; shown as fractions are.
+OTHERS = {"train_accuracy": "training", "memorised": "memorised"}
 
 
 def panels(summary: Summary) -> Iterator[tuple[str, list[Row]]]:
@@ -13,36 +17,36 @@ def panels(summary: Summary) -> Iterator[tuple[str, list[Row]]]:
     for arm in summary.study.arms:
         for noise in summary.study.noise:
             if rows := summary.panel(arm, noise):
-                yield title(arm, noise), rows
+                yield summary.title(arm, noise), rows
 
 
 def headers(summary: Summary) -> list[str]:
     """What the columns hold."""
     return [
         "method",
-        "test accuracy, %",
+        summary.metric.header("test"),
         "n",
         f"Δ to {summary.baseline}",
-        "Δ, images too",
+        *["Δ, images too"] * (summary.metric == ACCURACY),
         "p, Holm",
-        "training, %",
-        "memorised, %",
+        *(f"{OTHERS[name]}, %" if name in OTHERS else name for name in summary.others),
         "gradients",
         "s/run",
         "settings",
     ]
 
 
-def cells(row: Row) -> list[str]:
+def cells(summary: Summary, row: Row) -> list[str]:
     """One row, a cell per header."""
+    written = row.metric.written
     return [
         row.contender + " †" * bool(row.diverged),
-        percent(row.accuracy),
-        str(row.accuracy.n),
-        percent(row.difference, sign="+") if row.difference else "–",
-        percent(row.with_images, sign="+") if row.with_images else "–",
+        written(row.test),
+        str(row.test.n),
+        written(row.difference, sign="+") if row.difference else "–",
+        *[written(row.with_images, sign="+") if row.with_images else "–"] * (row.metric == ACCURACY),
         p_value(row.p),
-        *("–" if share is None else f"{100 * share:.1f}" for share in (row.train_accuracy, row.memorised)),
+        *(_other(name, row.others.get(name)) for name in summary.others),
         f"{row.gradient_evaluations:g}",
         f"{row.seconds:.2f}",
         named(row.settings),
@@ -50,20 +54,8 @@ def cells(row: Row) -> list[str]:
 
 
 def percent(interval: Interval, sign: str = "") -> str:
-    """`93.61 ± 0.52`; a dash where one value tells nothing about spread.
-
-    An interval ends where accuracies end, at 0 and 100. One that is cut off there is written with its ends:
-    `99.50 [97.10, 100]`. With the sign "+" it is a difference of accuracies, which ends at -100 and 100.
-    """
-    mean = 100 * interval.mean
-    if interval.half_width is None:
-        return f"{mean:{sign}.2f} ± –"
-    half = 100 * interval.half_width
-    low, high = clipped(mean, half, -100.0 if sign else 0.0)
-    if high - low > 2 * half - 0.005:  # nothing is cut off that two decimal places would show
-        return f"{mean:{sign}.2f} ± {half:.2f}"
-    ends = (format(end, ".0f" if abs(end) in (0.0, 100.0) else ".2f") for end in (low, high))
-    return f"{mean:{sign}.2f} [{', '.join(ends)}]"
+    """An accuracy, or with the sign "+" a difference of accuracies, see `Metric.written`: `93.61 ± 0.52`."""
+    return ACCURACY.written(interval, sign)
 
 
 def p_value(p: float | None) -> str:
@@ -71,11 +63,6 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def clipped(mean: float, half_width: float, lowest: float = 0.0) -> tuple[float, float]:
-    """The ends of the interval around an accuracy or a difference, in percent, cut off at `lowest` and at 100."""
-    return max(lowest, mean - half_width), min(100.0, mean + half_width)
 
 
 def named(settings: dict[str, float]) -> str:
@@ -92,12 +79,12 @@ def legend(summary: Summary, *, terse: bool = False) -> list[str]:
         "seconds are medians per run."
     ]
     lines += [] if terse else _of_columns(summary)
-    if any("[" in percent(row.accuracy) for row in summary.rows):
+    if any("[" in row.metric.written(row.test) for row in summary.rows):
         lines.append("An interval that would leave the range of accuracies ends at 0 or 100, as in 99.50 [97.10, 100].")
     for row in summary.rows:
         if row.diverged:
-            count = f"{row.diverged} of {row.accuracy.n} runs diverged and count with what they ended at"
-            lines.append(f"† {row.contender}, {title(row.arm, row.noise)}: {count}.")
+            count = f"{row.diverged} of {row.test.n} runs diverged and count with what they ended at"
+            lines.append(f"† {row.contender}, {summary.title(row.arm, row.noise)}: {count}.")
     if summary.missing:
         lines.append(f"{summary.missing} runs of this study are not complete; run its command again to continue it.")
     return lines
@@ -117,9 +104,15 @@ def _of_columns(summary: Summary) -> list[str]:
             "p, Holm: of the paired t-test over seeds, corrected by Holm for all methods of the table. If no method "
             "differs from the baseline, one or more of them are below 0.05 with a chance of at most 5 %."
         )
-    if any(row.train_accuracy is not None for row in summary.rows):
+    if any(row.others.get("train_accuracy") is not None for row in summary.rows):
         lines.append(
             "Training: accuracy at the end on at most 2,000 training images, with the labels as given. Memorised: the "
             "share of the wrong labels among them that the network predicts; chance is one in the number of classes."
         )
     return lines
+
+
+def _other(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" if name in OTHERS else f"{value:.4g}"

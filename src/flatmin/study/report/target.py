@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any, Literal, TypeVar
 
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.report.summary import Finished, Summary
 from flatmin.study.training import record
 
@@ -71,14 +72,16 @@ class TimeToTarget:
     Args:
         arm: of the baseline that sets the targets: tuned if the study has that arm.
         baseline: the contender that sets them.
-        targets: validation accuracy by condition (noise), fractions in [0, 1].
+        targets: the metric on the validation split by condition (noise); accuracies are fractions in [0, 1].
         rows: as in the summary, without conditions that have no target.
+        metric: of the targets.
     """
 
     arm: str
     baseline: str
     targets: dict[float, float]
     rows: list[Reach]
+    metric: Metric = ACCURACY
 
     def score(self, arm: str, contender: str, unit: Unit, reference: Reference = "baseline") -> float | None:
         """AlgoPerf's score of a contender over the conditions, in [0, 1]; None if a condition is missing.
@@ -102,7 +105,9 @@ class TimeToTarget:
         return {
             "arm": self.arm,
             "baseline": self.baseline,
-            "targets": [{"noise": noise, "validation_accuracy": value} for noise, value in self.targets.items()],
+            "targets": [
+                {"noise": noise, self.metric.key("validation"): value} for noise, value in self.targets.items()
+            ],
             "table": [_row_as_json(row) for row in self.rows],
             "scores": [
                 {
@@ -131,34 +136,40 @@ def time_to_target(summary: Summary) -> TimeToTarget:
     Raises:
         ValueError: the metrics of a run are missing or damaged.
     """
-    arm = "tuned" if "tuned" in summary.study.arms else "default"
+    arm, metric = "tuned" if "tuned" in summary.study.arms else "default", summary.metric
     targets = {
-        row.noise: goal(record.metrics(run.folder) for run in row.runs.values())
+        row.noise: goal((record.metrics(run.folder) for run in row.runs.values()), metric)
         for row in summary.rows
         if (row.arm, row.contender) == (arm, summary.baseline)
     }
     reaches = [
         Reach(
-            row.arm, row.noise, row.contender, {seed: _times(run, targets[row.noise]) for seed, run in row.runs.items()}
+            row.arm,
+            row.noise,
+            row.contender,
+            {seed: _times(run, targets[row.noise], metric) for seed, run in row.runs.items()},
         )
         for row in summary.rows
         if row.noise in targets
     ]
-    return TimeToTarget(arm, summary.baseline, targets, reaches)
+    return TimeToTarget(arm, summary.baseline, targets, reaches, metric)
 
 
-def goal(curves: Iterable[Iterable[Mapping[str, float]]]) -> float:
-    """The target: the median of the best validation accuracies of the baseline's runs.
+def goal(curves: Iterable[Iterable[Mapping[str, float]]], metric: Metric = ACCURACY) -> float:
+    """The target: the median of the best validation results of the baseline's runs.
 
-    For an even number of runs it is the lower of the two middle values, so more than half of the runs reach it.
+    For an even number of runs it is the worse of the two middle values, so more than half of the runs reach it.
     """
-    return statistics.median_low(max(row["validation_accuracy"] for row in curve) for curve in curves)
+    median = statistics.median_low if metric.better == "higher" else statistics.median_high
+    return median(metric.best(row[metric.key("validation")] for row in curve) for curve in curves)
 
 
-def first(curve: Iterable[Mapping[str, float]], target: float, steps_per_gradient: float = 1.0) -> Times:
+def first(
+    curve: Iterable[Mapping[str, float]], target: float, steps_per_gradient: float = 1.0, metric: Metric = ACCURACY
+) -> Times:
     """When `curve`, the rows of a run's metrics, first reaches `target`."""
     for row in curve:
-        if row["validation_accuracy"] >= target:
+        if metric.reaches(row[metric.key("validation")], target):
             gradients = row["gradient_evaluations"]
             return Times(gradients, round(gradients * steps_per_gradient), row["seconds"])
     return Times()
@@ -198,8 +209,8 @@ def _share(time: float, reference: float) -> float:
     return min(max((WORST - time / reference) / (WORST - 1), 0.0), 1.0)
 
 
-def _times(run: Finished, target: float) -> Times:
-    return first(record.metrics(run.folder), target, run.result.steps / run.result.gradient_evaluations)
+def _times(run: Finished, target: float, metric: Metric) -> Times:
+    return first(record.metrics(run.folder), target, run.result.steps / run.result.gradient_evaluations, metric)
 
 
 def _row_as_json(row: Reach) -> dict[str, Any]:

@@ -13,14 +13,14 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from flatmin.study.report import conclusions, robustness_tables, tables
-from flatmin.study.report.summary import Row, Summary, condition, title
+from flatmin.study.report.summary import Row, Summary, condition
 
 #: Columns a terminal needs before it gets the settings too; results.json and the Markdown always have them.
 WIDE = 110
 
 
 def show(summary: Summary, console: Console) -> None:
-    """Print the accuracies, what may be concluded, and how to read both. Flatness is in the files only."""
+    """Print test results, what may be concluded, and how to read both. Flatness is in the files only."""
     for arm in summary.study.arms:
         noises = [noise for noise in summary.study.noise if summary.panel(arm, noise)]
         while noises:
@@ -34,7 +34,7 @@ def show(summary: Summary, console: Console) -> None:
             noises = noises[count:]
     for arm, noise in itertools.product(summary.study.arms, summary.study.noise):
         if summary.panel(arm, noise):
-            heading = title(arm, noise)
+            heading = summary.title(arm, noise)
             text = conclusions.sentence(summary, arm, noise)
             console.print(f"[bold]{heading[0].upper()}{heading[1:]}.[/bold] {escape(text)}", highlight=False)
     console.print(*tables.legend(summary, terse=True), sep="\n", highlight=False, markup=False)
@@ -49,10 +49,12 @@ def _table(summary: Summary, arm: str, noises: Sequence[float], settings: bool) 
     """The methods under some conditions of one arm; a difference is bold where its interval excludes zero."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, 1))
     table.add_column("\nmethod", no_wrap=True)
+
+    def heading(noise: float) -> str:
+        return condition(noise).replace("label noise", "noise") if summary.has_conditions else ""
+
     for noise in noises:
-        table.add_column(
-            f"{condition(noise).replace('label noise', 'noise')}\naccuracy, %", justify="right", no_wrap=True
-        )
+        table.add_column(f"{heading(noise)}\n{summary.metric.header()}", justify="right", no_wrap=True)
         table.add_column(f"\nΔ to {summary.baseline}", justify="right", no_wrap=True)
     table.add_column("\ngrads", justify="right", no_wrap=True)
     table.add_column("\ns/run", justify="right", no_wrap=True)
@@ -65,7 +67,7 @@ def _table(summary: Summary, arm: str, noises: Sequence[float], settings: bool) 
         known = [row for row in rows if row]
         if not known:
             continue
-        cells = list(itertools.chain(*map(_accuracy, rows)))
+        cells = list(itertools.chain(*map(_test, rows)))
         mark = " †" * any(row.diverged for row in known)
         results = [run.result for row in known for run in row.runs.values()]
         gradients = statistics.median(result.gradient_evaluations for result in results)
@@ -93,12 +95,12 @@ def _robustness(summary: Summary, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _accuracy(row: Row | None) -> tuple[str, str]:
-    """Accuracy and difference, without spaces around ±: two conditions fit into 80 columns."""
+def _test(row: Row | None) -> tuple[str, str]:
+    """The metric and its difference, without spaces around ±: two conditions fit into 80 columns."""
     if row is None:
         return "–", "–"
-    accuracy = escape(tables.percent(row.accuracy).replace(" ± ", "±"))
+    test = escape(row.metric.written(row.test).replace(" ± ", "±"))
     if row.difference is None:
-        return accuracy, "–"
-    difference = escape(tables.percent(row.difference, sign="+").replace(" ± ", "±"))
-    return accuracy, f"[bold]{difference}[/bold]" if conclusions.verdict(row) in ("higher", "lower") else difference
+        return test, "–"
+    difference = escape(row.metric.written(row.difference, sign="+").replace(" ± ", "±"))
+    return test, f"[bold]{difference}[/bold]" if conclusions.verdict(row) in ("better", "worse") else difference

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flatmin.study import files
 from flatmin.study import tuning as tuning_file
-from flatmin.study.report import conclusions, flatness_correlation, flatness_tables, robustness_tables, tables
+from flatmin.study.report import conclusions, drawing, flatness_correlation, flatness_tables, robustness_tables, tables
 from flatmin.study.report.sensitivity import sensitivity
 from flatmin.study.report.summary import Summary, as_json, summarise
 from flatmin.study.report.target import time_to_target
@@ -27,8 +27,9 @@ def refresh(out: Path) -> Summary:
     results = as_json(summary) | to_target | flatness_correlation.as_json(summary) | robustness_tables.as_json(summary)
     files.write_json(out / "results.json", results)
     forest_plot.draw(summary, out / "forest.png")
-    plots.accuracy(summary, out / "accuracy.png")
-    plots.curves(summary, out / "curves.png")
+    plots.test(summary, out / "accuracy.png")
+    if drawing.has_curves(summary):
+        plots.curves(summary, out / "curves.png")
     plots.cost(summary, out / "cost.png")
     if found := flatness_correlation.correlations(summary):
         plots.scatter(summary, found, out / "flatness.png")
@@ -45,8 +46,9 @@ def markdown(summary: Summary) -> str:
     """Every table of the results, the flatness and the robustness as Markdown, with what may be concluded."""
     lines = []
     for heading, rows in tables.panels(summary):
-        lines += [f"### {heading}", "", _line(tables.headers(summary)), "|:--|" + "--:|" * 9 + ":--|"]
-        lines += [*(_line(tables.cells(row)) for row in rows), ""]
+        headers = tables.headers(summary)
+        lines += [f"### {heading}", "", _line(headers), "|:--|" + "--:|" * (len(headers) - 2) + ":--|"]
+        lines += [*(_line(tables.cells(summary, row)) for row in rows), ""]
         lines += [conclusions.sentence(summary, rows[0].arm, rows[0].noise), ""]
     lines += [*conclusions.remarks(summary), *tables.legend(summary)]
     return "\n".join([*lines, *_flatness_as_markdown(summary), *_robustness_as_markdown(summary)])
@@ -59,7 +61,7 @@ def _flatness_as_markdown(summary: Summary) -> list[str]:
         return []
     lines = [""]
     for heading, rows in panels:
-        lines += [f"### {heading}", "", _line(flatness_tables.headers()), "|:--|--:|--:|--:|--:|--:|"]
+        lines += [f"### {heading}", "", _line(flatness_tables.headers(summary)), "|:--|--:|--:|--:|--:|--:|"]
         lines += [*(_line(flatness_tables.cells(row)) for row in rows), ""]
     for heading, correlations in flatness_tables.correlations(summary):
         lines += [f"### {heading}", "", _line(flatness_tables.CORRELATED), "|:--|--:|--:|--:|"]

@@ -129,6 +129,8 @@ def design(default: Settings, space: Mapping[str, Range], trials: int) -> list[S
 
 
 def _best(study: Study, case: Case, trials: Sequence[Trial]) -> dict[int, Settings]:
-    scored = [(-trial.score, trial) for trial in trials if trial.case == case and trial.score is not None]
+    scored = [
+        (-trial.metric.sign * trial.score, trial) for trial in trials if trial.case == case and trial.score is not None
+    ]
     ordered = sorted(scored, key=lambda pair: (pair[0], pair[1].number))
     return {trial.number: trial.settings for _, trial in ordered[: study.tune_finalists]}

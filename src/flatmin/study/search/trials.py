@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from flatmin.registry import Range
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.tuning import Case
 
 Settings = dict[str, float]
@@ -35,9 +36,10 @@ class Trial:
         case: what is searched for.
         number: its index in the design, >= 0.
         settings: of the contender.
-        score: higher is better; None while it is open, and if it failed.
+        score: None while it is open, and if it failed.
         diverged: number of its runs that diverged.
         error: the error of a failed trial; None if it did not fail.
+        metric: of the score.
     """
 
     case: Case
@@ -46,6 +48,7 @@ class Trial:
     score: float | None = None
     diverged: int = 0
     error: str | None = None
+    metric: Metric = ACCURACY
 
 
 class Trials:
@@ -107,11 +110,19 @@ class Trials:
         with contextlib.ExitStack() as held:
             yield self._next(held)
 
-    def tell(self, trial: Trial, score: float | None, *, diverged: int = 0, error: str | None = None) -> None:
+    def tell(
+        self,
+        trial: Trial,
+        score: float | None,
+        *,
+        metric: Metric = ACCURACY,
+        diverged: int = 0,
+        error: str | None = None,
+    ) -> None:
         """Finish a held trial: with its score, or without one if it failed."""
-        study = self._studies[trial.case]
+        study, more = self._studies[trial.case], {"metric": metric.as_json()} if metric.as_json() else {}
         with self._lock:
-            study.set_user_attr(str(trial.number), {"diverged": diverged, "error": error})
+            study.set_user_attr(str(trial.number), {"diverged": diverged, "error": error, **more})
             study.tell(trial.number, score, TrialState.FAIL if score is None else TrialState.COMPLETE)
 
     def _next(self, held: contextlib.ExitStack) -> Trial | None:
@@ -130,8 +141,9 @@ class Trials:
         return None
 
     def _trial(self, study: optuna.Study, found: FrozenTrial) -> Trial:
-        told = study.user_attrs.get(str(found.number), {}) if found.state.is_finished() else {}
-        return Trial(self._cases[study.study_name], found.number, found.params, found.value, **told)
+        told = dict(study.user_attrs.get(str(found.number), {})) if found.state.is_finished() else {}
+        metric = Metric.from_json(told.pop("metric", {}))
+        return Trial(self._cases[study.study_name], found.number, found.params, found.value, **told, metric=metric)
 
     def _found(self) -> list[tuple[optuna.Study, FrozenTrial]]:
         found = [(study, one) for study in self._studies.values() for one in study.get_trials(deepcopy=False)]

@@ -18,14 +18,17 @@ from flatmin.study import files, plan, pool, progress
 from flatmin.study.config import Study
 from flatmin.study.search import rounds, winners
 from flatmin.study.search.rounds import Round
-from flatmin.study.training import loop, record
+from flatmin.study.tasks import runs
+from flatmin.study.tasks.runs import task_of
+from flatmin.study.tasks.trial import NotFiniteError, TaskError
+from flatmin.study.training import record
 from flatmin.study.training.record import Result
 
 #: Seconds between two checks of the trials that other processes work on.
 PAUSE = 1.0
 
-#: Failures that are not due to the settings: a full disk, too little memory.
-CIRCUMSTANCES = (OSError, MemoryError, torch.OutOfMemoryError)
+#: Failures that are not due to the settings: a full disk, too little memory, a task that does not do its part.
+CIRCUMSTANCES = (OSError, MemoryError, torch.OutOfMemoryError, TaskError)
 
 
 def search(
@@ -57,7 +60,7 @@ def search(
     if study.tune < 1:
         raise ValueError(f"tune must be >= 1 for a search, got {study.tune}; write --tune 32")
     study = plan.canonical(study)
-    plan.prepare(study, console)
+    task_of(study.task).prepare(study, console)
     record.begin_study(study, out, command)
     return run(study, out, jobs, console)
 
@@ -90,17 +93,20 @@ def work(stage: Round, study: Study, out: Path) -> None:
         missing = {name: run for name, run in wanted.items() if not record.holds(out / name, run)}
         try:
             for name, run in missing.items():
-                loop.perform(run, out / name)
+                runs.perform(run, out / name)
         except CIRCUMSTANCES:
             raise
         except Exception as error:
-            # In the second round, each case has one.
-            if not any(one.score is not None for one in rounds.first(study).all(out) if one.case == trial.case):
+            # What is not finite is due to the settings. Of other errors that is sure only if another trial of the
+            # case is complete; in the second round one is.
+            others = (one for one in rounds.first(study).all(out) if one.case == trial.case)
+            if not isinstance(error, NotFiniteError) and not any(one.score is not None for one in others):
                 raise RuntimeError(f"{trial.case} failed at {trial.settings}") from error
             trials.tell(trial, None, error=f"{type(error).__name__}: {error}")
             return
         found = [result for name in wanted if (result := _result(out / name))]
-        trials.tell(trial, winners.score(found), diverged=sum(result.diverged is not None for result in found))
+        diverged = sum(result.diverged is not None for result in found)
+        trials.tell(trial, winners.score(found), metric=found[0].metric, diverged=diverged)
 
 
 def _work_off(stage: Round, study: Study, out: Path, jobs: int, console: Console) -> None:
@@ -111,7 +117,7 @@ def _work_off(stage: Round, study: Study, out: Path, jobs: int, console: Console
     progress.say_damage([file for folder in folders if (file := record.damaged(folder))], console)
     while left := trials.open():
         if free := trials.free():
-            tasks = pool.run_all(work, [(stage, study, out)] * free, jobs, plan.inherited())
+            tasks = pool.run_all(work, [(stage, study, out)] * free, jobs, task_of(study.task).inherited())
             for _ in progress.track(tasks, free, stage.total - left + free, stage.name, console, unit="trials"):
                 pass
         else:

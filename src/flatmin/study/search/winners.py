@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flatmin.study import tuning as tuning_file
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.pool import RunError
 from flatmin.study.search.rounds import Round
 from flatmin.study.stats import t_interval
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def score(results: Iterable[Result]) -> float:
-    """Mean final validation accuracy of a trial's runs; a diverged run counts with its last accuracy."""
-    return t_interval([result.validation_accuracy for result in results]).mean
+    """Mean final validation metric of a trial's runs; a diverged run counts with its last value."""
+    return t_interval([result.validation for result in results]).mean
 
 
 def choose(first: Round, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -30,14 +31,18 @@ def choose(first: Round, trials: Sequence[Trial]) -> dict[str, Any]:
     Args:
         first: the first round.
         trials: all of its trials, finished.
+
+    Raises:
+        RunError: all trials of a case failed; or they are not all scored by the same metric.
     """
-    cases = {}
+    metric, cases = _metric(trials), {}
     for case in first.points:
         entries = [_as_json(trial) for trial in trials if trial.case == case]
-        cases[case] = {**_winner(case, entries), "trials": entries}
+        cases[case] = {**_winner(case, entries, metric), "trials": entries}
     over = "conditions and seeds" if any(case.noise is None for case in cases) else "seeds, in each condition alone"
     return {
-        "score": f"mean final validation accuracy over {over}",
+        "score": f"mean final validation {metric.name} over {over}",
+        **({"metric": metric.as_json()} if metric.as_json() else {}),
         "seeds": [*first.seeds],
         **tuning_file.content(cases),
     }
@@ -58,26 +63,37 @@ def decide(tuning: Mapping[str, Any], second: Round, finalists: Sequence[Trial])
         RunError: all finalists of a case failed.
     """
     before, further = len(tuning["seeds"]), len(second.seeds)
-    cases = {}
+    metric, cases = tuning_file.metric(tuning), {}
     for case, found in tuning_file.cases(tuning).items():
         entries = [{**_as_json(trial), "further_score": trial.score} for trial in finalists if trial.case == case]
         for entry in entries:
             if entry["score"] is not None:
                 earlier = found["trials"][entry["trial"]]["score"]
                 entry["score"] = (before * earlier + further * entry["score"]) / (before + further)
-        cases[case] = {**found, **_winner(case, entries), "finalists": entries}
+        cases[case] = {**found, **_winner(case, entries, metric), "finalists": entries}
     return {**tuning, "finalist_seeds": [*second.seeds], **tuning_file.content(cases)}
 
 
-def _winner(case: Case, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _winner(case: Case, entries: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any]:
     scored = [entry for entry in entries if entry["score"] is not None]
     if not scored:
+        finalists = "further_score" in entries[0]
+        what, folder = ("finalists", "tune/finalists") if finalists else ("trials", "tune/journal.log")
         raise RunError(
-            f"all finalists of {case} failed, the best one with {entries[0]['error']}; "
-            "delete tune/finalists in the study's folder to try them again"
+            f"all {what} of {case} failed, the {'best' if finalists else 'first'} one with {entries[0]['error']}; "
+            f"delete {folder} in the study's folder to try them again"
         )
-    best = min(scored, key=lambda entry: (-entry["score"], entry["trial"]))
+    best = min(scored, key=lambda entry: (-metric.sign * entry["score"], entry["trial"]))
     return {"winner": best["settings"], "score": best["score"]}
+
+
+def _metric(trials: Sequence[Trial]) -> Metric:
+    """What the trials are scored by."""
+    found = {trial.metric for trial in trials if trial.score is not None}
+    if len(found) > 1:
+        names = ", ".join(sorted(f"{each.name} ({each.better} is better)" for each in found))
+        raise RunError(f"the trials are scored by {names}; let the task return one of them, and search in a new --out")
+    return next(iter(found), ACCURACY)
 
 
 def _as_json(trial: Trial) -> dict[str, Any]:

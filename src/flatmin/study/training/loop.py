@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,6 @@ from flatmin.distributed import reshard
 from flatmin.engine.batchnorm import rebuild_statistics
 from flatmin.protocol import asks_about_examples
 from flatmin.robustness import scored
-from flatmin.study import config, files
 from flatmin.study.config import Run, Training, number
 from flatmin.study.contender import Contender
 from flatmin.study.data.dataset import Dataset, Split, load_dataset
@@ -30,7 +27,6 @@ from flatmin.study.training.checkpoints import Checkpoints, StopRequest
 from flatmin.study.training.record import Result
 from flatmin.study.training.robust import Change
 from flatmin.study.training.schedule import Counters, Schedule
-from flatmin.study.training.snapshots import Snapshots
 from flatmin.study.training.torchrun import Processes
 
 Log = Callable[[dict[str, Any]], None]
@@ -40,53 +36,6 @@ Watch = Callable[[int, Schedule, list[Tensor]], None]
 Keep = Callable[[int, nn.Module], None]
 #: Called with the optimizer; the context is active during the training.
 Attend = Callable[[torch.optim.Optimizer], AbstractContextManager[Any]]
-
-
-def perform(
-    run: Run,
-    folder: Path,
-    show: Log = lambda row: None,
-    processes: Processes | None = None,
-    watch: Watch = lambda step, schedule, seen: None,
-    weights: Snapshots | None = None,
-) -> None:
-    """Train `run` and write its folder. An interrupted attempt is continued from its checkpoint.
-
-    Args:
-        run: what to train.
-        folder: of the run.
-        show: called with each row of metrics.
-        processes: those that share the training; the first one writes.
-        watch: called after each step; must be fast.
-        weights: keeps the network's weights; None keeps none.
-
-    Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM was received. A checkpoint was written.
-        OSError: the folder cannot be written.
-    """
-    processes = processes or Processes()
-    checkpoints = Checkpoints(folder, write=processes.first)
-    weights = weights or Snapshots(None)
-    if not processes.first:
-        train(run, checkpoints=checkpoints, processes=processes, keep=weights.keep)
-        weights.finish()
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.atomic(folder / "config.toml") as path:
-        config.save(run, path)
-    metrics = folder / "metrics.jsonl"
-    with files.naming(metrics):
-        metrics.write_text("", encoding="utf-8")
-
-    def log(row: dict[str, Any]) -> None:
-        with files.naming(metrics), metrics.open("a", encoding="utf-8") as file:
-            print(json.dumps(row, allow_nan=False), file=file)
-        show(row)
-
-    result = train(run, log, checkpoints, processes, watch, weights.keep)
-    weights.finish()
-    files.write_json(folder / "result.json", dataclasses.asdict(result))
-    checkpoints.clear()
 
 
 def train(
@@ -203,9 +152,11 @@ def _train(
             if stopping:
                 raise KeyboardInterrupt
 
-    final = _final(run, judged(), dataset, train_batches, processes) if run.test else {"test_accuracy": None}
+    final = (
+        _final(run, judged(), dataset, train_batches, processes) if run.test else {"test": None, "others": dict(NONE)}
+    )
     return Result(
-        validation_accuracy=counters.rows[-1]["validation_accuracy"],
+        validation=counters.rows[-1]["validation_accuracy"],
         gradient_evaluations=counters.gradient_evaluations,
         steps=counters.step,
         seconds=round(counters.seconds, 4),
@@ -219,6 +170,10 @@ def _train(
 
 #: Training examples on which a final run is evaluated.
 LEARNED = 2000
+#: What is measured on them. train_accuracy: at the end, in evaluation mode, on fixed, class-balanced examples that are
+#: not augmented, with the labels as given. memorised: the fraction of the wrong labels among these that the network
+#: predicts; None if none is wrong.
+NONE: dict[str, float | None] = {"train_accuracy": None, "memorised": None}
 
 
 def _final(
@@ -236,9 +191,11 @@ def _final(
         return per_example(net, dataset, dataset.test, scored, processes, run, change)
 
     return {
-        "test_accuracy": _fraction(tested),
-        "train_accuracy": _fraction(learned),
-        "memorised": _fraction(learned[wrong]) if wrong.any() else None,
+        "test": _fraction(tested),
+        "others": {
+            "train_accuracy": _fraction(learned),
+            "memorised": _fraction(learned[wrong]) if wrong.any() else None,
+        },
         "test_images": len(tested),
         "test_correct": base64.b64encode(np.packbits(tested.numpy()).tobytes()).decode("ascii"),
         "robustness": robust.of_images(net, judge, run.seed) if run.robustness else None,

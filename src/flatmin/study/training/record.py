@@ -32,6 +32,7 @@ from flatmin import __version__
 from flatmin.study import config, files, pool
 from flatmin.study.config import Run, Study
 from flatmin.study.contender import Contender
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.training.robust import Robustness
 
 
@@ -40,28 +41,27 @@ class Result:
     """The result of a run. Accuracies are fractions in [0, 1].
 
     Args:
-        test_accuracy: on the test split after the last step; None for tuning runs.
-        validation_accuracy: on the validation split after the last step.
+        test: the metric on the test split after the last step; None for tuning runs.
+        validation: the same on the validation split.
         gradient_evaluations: forward-backward passes, in units of whole batches; see `Counters`.
         steps: number of updates of the weights.
         seconds: of training, without evaluation.
         diverged: the epoch after which the training loss was not finite; None if it always was finite. Training ends
-            there, and the accuracies are those of the network at that point.
+            there, and the metrics are those of the network at that point.
         method: the method with its hyper-parameters.
         parameters: number of trained parameters.
         environment: see `environment`.
-        train_accuracy: at the end, in evaluation mode, on at most 2,000 training examples (fixed, class-balanced, not
-            augmented) with the labels as given; None for tuning runs and where it was not measured.
-        memorised: the fraction of the wrong labels among these that the network predicts; None if none is wrong.
         test_images: number of test images; 0 where they were not read or this was not recorded.
         test_correct: which test images are classified correctly: a bit per image, the first image in the highest bit of
             the first byte, in base64; see `which`.
         robustness: group -> level -> number, on the test split: accuracies after changes, and the calibration; see
             `flatmin.study.training.robust`. None where it was not measured.
+        metric: what test and validation measure.
+        others: further numbers that are shown, by name; None where one was not measured.
     """
 
-    test_accuracy: float | None
-    validation_accuracy: float
+    test: float | None
+    validation: float
     gradient_evaluations: float
     steps: int
     seconds: float
@@ -69,18 +69,41 @@ class Result:
     method: str
     parameters: int
     environment: dict[str, Any] = field(default_factory=dict)
-    train_accuracy: float | None = None
-    memorised: float | None = None
     test_images: int = 0
     test_correct: str = ""
     robustness: Robustness | None = None
+    metric: Metric = ACCURACY
+    others: dict[str, float | None] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of `result.json`: the fields by name, test and validation by `Metric.key`, others beside them."""
+        found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        test, validation, metric, others = (found.pop(name) for name in ("test", "validation", "metric", "others"))
+        measured = {metric.key("test"): test, metric.key("validation"): validation}
+        return {**measured, **({"metric": metric.as_json()} if metric.as_json() else {}), **found, **others}
+
+    @staticmethod
+    def from_json(found: dict[str, Any]) -> Result:
+        """The same backwards.
+
+        Raises:
+            KeyError, TypeError: something else.
+        """
+        own = dict(found)
+        metric = Metric.from_json(own.pop("metric", {}))
+        names = [f.name for f in dataclasses.fields(Result) if f.name in own]
+        fixed = {name: own.pop(name) for name in names if name not in ("test", "validation")}
+        test, validation = own.pop(metric.key("test")), own.pop(metric.key("validation"))
+        if not isinstance(validation, int | float):
+            raise TypeError(f"{metric.key('validation')} is {validation!r}")
+        return Result(test, validation, **fixed, metric=metric, others=own)
 
 
 #: Fields that a whole `config.toml` and a whole `study.toml` have. An older version may have written fewer others.
 _OF_A_RUN = ("contender", "settings", "noise", "seed")
 _OF_A_STUDY = ("methods", "arms", "noise", "seeds")
 #: Numbers that every line of `metrics.jsonl` has.
-_OF_A_LINE = ("epoch", "gradient_evaluations", "validation_accuracy", "seconds")
+_OF_A_LINE = ("epoch", "gradient_evaluations", "seconds")
 
 
 def read(folder: Path) -> tuple[Run, Result] | None:
@@ -123,15 +146,15 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: the file is missing or damaged; or it does not end with the numbers of the result, so it was cut.
     """
-    path = folder / "metrics.jsonl"
+    path, end = folder / "metrics.jsonl", _result(folder)
+    numbers = (*_OF_A_LINE, end.metric.key("validation"))
     try:
         rows: list[dict[str, float]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         for row in rows:
-            if not all(isinstance(row[name], int | float) for name in _OF_A_LINE):
+            if not all(isinstance(row[name], int | float) for name in numbers):
                 raise ValueError("a line lacks its numbers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {path} ({error}); delete {folder} and run the study again") from None
-    end = _result(folder)
     if not rows or rows[-1]["gradient_evaluations"] != end.gradient_evaluations:
         raise ValueError(f"{path} lacks its last line; delete {folder} and run the study again")
     return rows
@@ -156,8 +179,8 @@ def complete(run: Run) -> Run:
 def _result(folder: Path) -> Result:
     path = folder / "result.json"
     try:
-        return Result(**files.read_json(path))
-    except (OSError, TypeError) as error:
+        return Result.from_json(files.read_json(path))
+    except (OSError, KeyError, TypeError) as error:
         raise ValueError(f"cannot read {path}: {error}") from None
 
 

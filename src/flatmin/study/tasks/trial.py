@@ -1,0 +1,569 @@
+"""What a training function of one's own is given, and what it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from flatmin.checks import at_least
+from flatmin.engine.batchnorm import rebuild_statistics
+from flatmin.engine.optimizer import FlatOptimizer
+from flatmin.protocol import Probe
+from flatmin.study.config import Run, number
+from flatmin.study.contender import Contender
+from flatmin.study.metric import Better, Metric
+from flatmin.study.training.average import Average
+from flatmin.study.training.checkpoints import Checkpoints, StopRequest
+from flatmin.study.training.loop import Log, Watch
+from flatmin.study.training.schedule import Schedule
+from flatmin.study.training.torchrun import Processes
+
+#: A number, or a function that computes it.
+Value = float | Callable[[], float]
+EXAMPLE = 'return Outcome(validation=..., test=lambda: ..., better="lower")'
+
+
+class TaskError(ValueError):
+    """A training function does not do what a study needs; the message says what to write."""
+
+
+class NotFiniteError(ValueError):
+    """The result of a training is not a finite number, which its settings may explain."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a training function returns.
+
+    Args:
+        validation: on validation data, after the last step; searches choose by it.
+        test: on test data, of the same metric. A function is called in final runs only, so that searches do not read
+            the test data. The value of a search run is ignored.
+        better: lower or higher.
+        metric: the name of both, for tables and plots.
+        unit: of both; may be empty.
+        others: further numbers of final runs, which are shown and decide nothing; values may be functions.
+        diverged: whether the training failed. Then `validation` and `test` must be finite numbers all the same, such as
+            those of a constant prediction.
+        net: the network, for the flatness of its minimum; with `loss` and `batches`.
+        loss: (outputs, targets) -> the mean over the examples of a batch, or their losses (n,).
+        batches: (inputs, targets), training data in a fixed order: a list, or a DataLoader without shuffling.
+
+    Raises:
+        TaskError: a value is missing or of the wrong type.
+    """
+
+    validation: float | None = None
+    test: Value | None = None
+    better: Better | None = None
+    metric: str = "score"
+    unit: str = ""
+    others: Mapping[str, Value] = field(default_factory=dict)
+    diverged: bool = False
+    net: nn.Module | None = None
+    loss: Callable[[Any, Any], Tensor] | None = None
+    batches: Iterable[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.validation is None:
+            raise TaskError(f"Outcome lacks validation, the number that searches choose by; write {EXAMPLE}")
+        if self.better not in ("lower", "higher"):
+            raise TaskError(f"Outcome needs better, 'lower' or 'higher', got {self.better!r}; write {EXAMPLE}")
+        given = [name for name in ("net", "loss", "batches") if getattr(self, name) is not None]
+        if 0 < len(given) < 3:
+            raise TaskError(f"Outcome got {' and '.join(given)}; flatness needs net, loss and batches, all three")
+
+    def scored_by(self) -> Metric:
+        """The metric."""
+        assert self.better is not None
+        return Metric(self.metric, self.better, self.unit)
+
+
+class TrialOptimizer(FlatOptimizer):
+    """A `FlatOptimizer` that counts its gradients."""
+
+    #: Gradients so far, in units of whole batches.
+    gradients: float = 0.0
+    #: Examples of the present batch, if they are known.
+    examples: int | None = None
+    #: Called after each step.
+    after_step: Callable[[], None] | None = None
+
+    def _begin(self, in_closure: bool) -> Generator[Probe, None, None]:
+        return self._counted(super()._begin(in_closure))
+
+    def _counted(self, probes: Generator[Probe, None, None]) -> Generator[Probe, None, None]:
+        try:
+            for probe in probes:
+                yield probe
+                self.gradients += probe.cost * self._share(probe)
+        finally:
+            probes.close()
+
+    def _share(self, probe: Probe) -> float:
+        """The share of the batch that a probe has seen."""
+        if not self.examples or probe.losses is None or probe.losses.ndim == 0:
+            return 1.0
+        return min(1.0, probe.losses.numel() / self.examples)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # as in FlatOptimizer
+        """See `FlatOptimizer.step`."""
+        loss = super().step(closure)
+        if self.after_step is not None:
+            self.after_step()
+        return loss
+
+
+class Trial:
+    """One run of a training function: its seed, its contender and settings, its budget.
+
+    Before the function is called, the generators of torch, numpy and Python are seeded by `seed`. So runs of one seed
+    start from the same weights, whatever the contender, if the network is made before other random numbers are drawn.
+
+    Attributes:
+        seed: of the run, >= 0. Searches and final runs have different ones.
+        contender: the name of the method with its base, such as `sam@adamw`.
+        settings: of the contender by name: `lr`, `wd`, and those of the method.
+        noise: the study's condition, 0 unless `--noise` is given: for a task that can spoil its training labels.
+        final: whether this is a final run. Runs of a search must not read the test data.
+    """
+
+    def __init__(self, run: Run, log: Log, checkpoints: Checkpoints, watch: Watch, source: str = "") -> None:
+        self.seed, self.settings, self.final = run.seed, dict(run.settings), run.test
+        self.contender = run.contender
+        self.optimizers: list[TrialOptimizer] = []
+        self.rows: list[dict[str, Any]] = []
+        #: The number of steps of this contender, once the task has said how long it trains.
+        self.planned: int | None = None
+        self.read_noise = False
+        self._run, self._log, self._checkpoints, self._watch, self._source = run, log, checkpoints, watch, source
+        self._entrant = Contender.parse(run.contender, run.average)
+        self._average: Average | None = None
+        self._evaluated = self._looped = False
+        self._per_epoch, self._done = 1, 0
+        self._earlier, self._spent, self._began = 0.0, 0.0, time.perf_counter()
+
+    @property
+    def noise(self) -> float:
+        """The study's condition, in [0, 1]."""
+        self.read_noise = True
+        return self._run.noise
+
+    # -- before the loop -----------------------------------------------------------------------------------------------
+
+    def optimizer(
+        self,
+        parameters: nn.Module | Iterable[Any],
+        *,
+        model: nn.Module | None = None,
+        steps: int | None = None,
+        examples: int | None = None,
+        **options: Any,
+    ) -> FlatOptimizer:
+        """The contender: its method on its base optimizer, at the settings of this run.
+
+        Args:
+            parameters: to train: `net.parameters()`, groups of them with options of the base optimizer (a group's own
+                `weight_decay` is kept; its own `lr` too, so leave that out), or the network.
+            model: the network, see `FlatOptimizer`. Contenders with an average need it.
+            steps: of the training if a step took one gradient, >= 1; for the methods that must be told.
+            examples: number of training examples, >= 1; likewise.
+            **options: further arguments of `FlatOptimizer`.
+
+        Raises:
+            ValueError: the contender must be told something, and was not; the message says what to write.
+        """
+        if isinstance(parameters, nn.Module):
+            model, parameters = model or parameters, parameters.parameters()
+        listed = list(parameters)
+        groups = listed if listed and isinstance(listed[0], dict) else [{"params": listed}]
+        known = {
+            name: count
+            for name, count in (("steps", None if steps is None else self.max_steps(steps)), ("examples", examples))
+            if count is not None
+        }
+        try:
+            base, method = self._entrant.parts(groups, self.settings, known)
+        except KeyError as missing:
+            raise TaskError(
+                f"{self.contender} must be told the number of {missing.args[0]} of the training; write "
+                "trial.optimizer(net.parameters(), model=net, steps=epochs * len(loader), examples=len(data))"
+            ) from None
+        if self._entrant.average != "none" and self._average is None:
+            if model is None:
+                raise TaskError(f"{self.contender} averages the weights; write trial.optimizer(..., model=net)")
+            self._average = Average(self._entrant.average, self.settings, model, Processes())
+        made = TrialOptimizer(base, method, model=model, seed=number(self.seed, self._purpose()), **options)
+        self.optimizers.append(made)
+        return made
+
+    def _purpose(self) -> str:
+        return f"method {len(self.optimizers)}" if self.optimizers else "method"
+
+    def max_steps(self, steps: int) -> int:
+        """The number of steps of this contender, for loops that are not over `steps`.
+
+        Args:
+            steps: of the training if a step took one gradient, >= 1.
+
+        Returns:
+            The same number if all contenders take equal steps; if they compute equal gradients, `steps` divided by the
+            contender's gradients per step.
+        """
+        at_least("steps", steps, 1, whole=True)
+        equal_gradients = self._run.budget == "grads"
+        self.planned = max(1, int(steps / self._entrant.gradients(self.settings))) if equal_gradients else steps
+        return self.planned
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def steps(
+        self,
+        batches: Iterable[Any],
+        epochs: int | None = None,
+        *,
+        steps: int | None = None,
+        save: Sequence[Any] = (),
+    ) -> Iterator[Any]:
+        """The batches of the training: as many as the budget allows this contender, from as many epochs as that takes.
+
+        The order of the data depends on the seed only: while a batch is drawn, the generators of torch, numpy and
+        Python are in a state of their own, made of seed and epoch. A `generator` of the loader is seeded likewise.
+
+        Args:
+            batches: a DataLoader, or anything else that can be iterated over again and again.
+            epochs: passes over it if a step took one gradient, >= 1; needs `len(batches)`.
+            steps: or the number of steps instead.
+            save: all that the loop changes: network, optimizer, schedulers, whatever has `state_dict` and
+                `load_state_dict`, and dicts of plain values. Then the run is saved every 30 seconds and at Ctrl-C, and
+                a run that was killed goes on from there, with the same numbers. Without it, such a run starts again.
+
+        Raises:
+            TaskError: there are no batches, or `save` lacks the optimizer.
+        """
+        if (epochs is None) == (steps is None):
+            raise TaskError("trial.steps needs one of epochs and steps; write trial.steps(loader, epochs=10)")
+        try:
+            per_epoch = len(batches)  # type: ignore[arg-type]  # not everything has a length
+        except TypeError:
+            per_epoch = 0
+        if epochs is not None:
+            at_least("epochs", epochs, 1, whole=True)
+            if not per_epoch:
+                raise TaskError("trial.steps got batches without a length; write trial.steps(batches, steps=1000)")
+        if save and (missing := [one for one in self.optimizers if not any(one is thing for thing in save)]):
+            raise TaskError(f"trial.steps: save lacks the optimizer {missing[0]!r}; write save=[net, opt]")
+        total = self.max_steps(epochs * per_epoch if epochs is not None else int(steps or 0))
+        self._per_epoch, self._looped = per_epoch or total, True
+        return self._steps(batches, total, save)
+
+    def _steps(self, batches: Iterable[Any], total: int, save: Sequence[Any]) -> Iterator[Any]:
+        stop, data = StopRequest(), _Data(batches, self.seed)
+        schedule = Schedule(self._run, 1, self._per_epoch, total, frozenset())
+        self._done = self._restore(save) if save else 0
+        data.skip(self._done)
+        self._began = time.perf_counter()
+        with stop.handling_signals() if save else _nothing():
+            while self._done < total:
+                batch = data.next()
+                for optimizer in self.optimizers:
+                    optimizer.examples = _examples(batch)
+                yield batch
+                self._done += 1
+                if self._average is not None:
+                    assert self.optimizers[0].model is not None
+                    self._average.update(self.optimizers[0].model, self._done / total)
+                self._watch(self._done, schedule, [])
+                if save and (self._checkpoints.due() or stop.requested):
+                    self._save(save)
+                if stop.requested:
+                    raise KeyboardInterrupt
+        self._spent += time.perf_counter() - self._began
+        self._began = 0.0
+
+    def log(self, *, validation: float, **numbers: float) -> None:
+        """Note a point of the learning curve: the metric on validation data, and whatever else.
+
+        A point with a number that is not finite is left out.
+        """
+        row = {**self._position(), "validation": _number("validation", validation)}
+        row |= {name: _number(name, value) for name, value in numbers.items()}
+        row["seconds"] = round(self.seconds, 4)
+        if all(math.isfinite(value) for value in row.values()):
+            self.rows.append(row)
+            self._log(row)
+
+    def evaluated(self, net: nn.Module, inputs: Iterable[Any] = ()) -> nn.Module:
+        """The network to evaluate: the average of the weights for contenders that have one, else `net`.
+
+        Args:
+            net: the network that is trained.
+            inputs: some dozens of training batches, as the network takes them. For methods that never see the weights
+                themselves, such as `s-sgd`, BatchNorm's statistics are computed anew from them.
+        """
+        self._evaluated = True
+        found = net if self._average is None else self._average.network(net)
+        if self._entrant.entry.perturbed and inputs:
+            rebuild_statistics(found, inputs)
+        return found
+
+    # -- after the loop ------------------------------------------------------------------------------------------------
+
+    @property
+    def gradients(self) -> float:
+        """Gradients so far, in units of whole batches."""
+        return self._earlier + sum(optimizer.gradients for optimizer in self.optimizers)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds in the loop so far, over all attempts."""
+        return self._spent + (time.perf_counter() - self._began if self._began else 0.0)
+
+    def finish(self, outcome: Outcome) -> None:
+        """Check that the task did its part, and add the last row.
+
+        Raises:
+            TaskError: it did not.
+            NotFiniteError: the outcome is not a finite number.
+        """
+        if not self.optimizers or not max(optimizer.steps for optimizer in self.optimizers):
+            raise TaskError(
+                "no optimizer of the trial took a step, so all methods would train the same; write "
+                "opt = trial.optimizer(net.parameters(), model=net), and opt.step() in the loop"
+            )
+        if self._run.budget == "grads" and self.planned is None:
+            raise TaskError(
+                "budget = grads, but the task does not ask how many steps it may take; write "
+                "for batch in trial.steps(loader, epochs=10), or max_steps = trial.max_steps(10 * len(loader))"
+            )
+        if self._entrant.average != "none" and not (self._looped and self._evaluated):
+            raise TaskError(
+                f"{self.contender} evaluates an average of the weights; write for batch in trial.steps(...), and "
+                "evaluate trial.evaluated(net) in place of net"
+            )
+        if self._run.noise and not self.read_noise:
+            raise TaskError(
+                f"the study has the condition noise = {self._run.noise:g}, but the task does not read trial.noise; "
+                "spoil this fraction of the training labels, or write --noise 0"
+            )
+        value = _number("validation", outcome.validation)
+        if not math.isfinite(value):
+            raise NotFiniteError(
+                f"validation is {value} for {self.contender} at {self.settings}, seed {self.seed}; for a training that "
+                "failed write Outcome(..., diverged=True) with a finite number, such as that of a constant prediction"
+            )
+        end = {**self._position(), "validation": value, "seconds": round(self.seconds, 4)}
+        if self.rows and self.rows[-1]["gradient_evaluations"] == end["gradient_evaluations"]:
+            self.rows.pop()
+        self.rows.append(end)
+
+    def _position(self) -> dict[str, float]:
+        rounded = round(self.gradients, 2)
+        epoch = self._done / self._per_epoch if self._looped else 0.0
+        return {"epoch": epoch, "gradient_evaluations": int(rounded) if rounded == int(rounded) else rounded}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self, things: Sequence[Any]) -> None:
+        states = [dict(thing) if isinstance(thing, dict) else thing.state_dict() for thing in things]
+        for thing, state in zip(things, states, strict=True):
+            if (strange := _strange(state)) is not None:
+                raise TaskError(
+                    f"save: the state of {type(thing).__name__} holds a {strange}; it may hold tensors, numbers, "
+                    "strings, lists and dicts"
+                )
+        self._checkpoints.save(
+            {
+                "run": dataclasses.asdict(self._run),
+                "source": self._source,
+                "step": self._done,
+                "gradients": self.gradients,
+                "seconds": self.seconds,
+                "rows": self.rows,
+                "random": random_state(),
+                "average": {} if self._average is None else self._average.state_dict(),
+                "saved": states,
+            }
+        )
+
+    def _restore(self, things: Sequence[Any]) -> int:
+        """Restore the checkpoint of this run, if there is one; the steps that were taken then."""
+        found = self._checkpoints.load()
+        mine = {"run": dataclasses.asdict(self._run), "source": self._source}
+        if found is None or {name: found.get(name) for name in mine} != mine or len(found["saved"]) != len(things):
+            return 0
+        for thing, state in zip(things, found["saved"], strict=True):
+            if isinstance(thing, dict):
+                thing.clear()
+                thing.update(state)
+            else:
+                thing.load_state_dict(state)
+        if self._average is not None:
+            self._average.load_state_dict(found["average"])
+        self._earlier, self._spent, self.rows = found["gradients"], found["seconds"], found["rows"]
+        for row in self.rows:
+            self._log(row)
+        set_random_state(found["random"])
+        return int(found["step"])
+
+
+class _Data:
+    """Batches whose order depends on the seed and the epoch only.
+
+    Args:
+        batches: can be iterated over again and again.
+        seed: of the run.
+    """
+
+    def __init__(self, batches: Iterable[Any], seed: int) -> None:
+        self._batches, self._seed = batches, seed
+        self._epoch, self._position, self._iterator = -1, 0, iter(())
+        self._state: dict[str, Any] = {}
+
+    def next(self) -> Any:
+        """The next batch, if need be of the next epoch."""
+        with self._own_state():
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                self._begin(self._epoch + 1)
+                try:
+                    batch = next(self._iterator)
+                except StopIteration:
+                    raise TaskError(
+                        f"trial.steps: there are no batches in epoch {self._epoch}; give it what can be iterated over "
+                        "again, such as a DataLoader, and not an iterator"
+                    ) from None
+        self._position += 1
+        return batch
+
+    def skip(self, count: int) -> None:
+        """Leave out the first batches of the training."""
+        if not count:
+            return
+        try:
+            per_epoch = len(self._batches)  # type: ignore[arg-type]  # not everything has a length
+        except TypeError:
+            per_epoch = 0
+        whole, rest = divmod(count, per_epoch) if per_epoch else (0, count)
+        if whole:
+            with self._own_state():
+                self._begin(whole)
+        for _ in range(rest):
+            self.next()
+
+    def _begin(self, epoch: int) -> None:
+        """Begin an epoch, in its own state."""
+        self._epoch = epoch
+        seed_all(number(self._seed, f"data order {epoch}"))
+        for holder in (self._batches, getattr(self._batches, "sampler", None)):
+            generator = getattr(holder, "generator", None)
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(number(self._seed, f"generator {epoch}"))
+        for sampler in (getattr(self._batches, name, None) for name in ("sampler", "batch_sampler")):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+        self._iterator = iter(self._batches)
+
+    @contextmanager
+    def _own_state(self) -> Iterator[None]:
+        """The global generators are in the data's state inside the block."""
+        outside = random_state()
+        if self._state:
+            set_random_state(self._state)
+        try:
+            yield
+            self._state = random_state()
+        finally:
+            set_random_state(outside)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of torch on the CPU, numpy and Python."""
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of these generators: tensors, numbers, lists."""
+    kind, keys, position, has_normal, normal = np.random.get_state()
+    version, internal, following = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_normal, normal],
+        "python": [version, torch.tensor(internal), following],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put these generators into a state."""
+    torch.set_rng_state(state["torch"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    version, internal, following = state["python"]
+    random.setstate((version, tuple(internal.tolist()), following))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _examples(batch: Any) -> int | None:
+    """The number of examples of a batch, by its first tensor; None if it has none."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    inside = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((found for each in inside if (found := _examples(each)) is not None), None)
+
+
+def _strange(state: Any) -> str | None:
+    """The type of something in a state that a checkpoint cannot hold; None if there is nothing of the kind."""
+    if state is None or isinstance(state, Tensor | bool | int | float | str):
+        return None
+    if isinstance(state, Mapping):
+        state = [*state, *state.values()]
+    if isinstance(state, list | tuple):
+        return next((found for each in state if (found := _strange(each)) is not None), None)
+    return type(state).__name__
+
+
+def _number(name: str, value: Any) -> float:
+    """A number, perhaps from a tensor.
+
+    Raises:
+        TaskError: it is none.
+    """
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TaskError(f"{name} must be a number, got {value!r}; write {EXAMPLE}")
+    return float(value)
+
+
+def evaluate(name: str, value: Any) -> float:
+    """A number of an outcome, computed if it is a function.
+
+    Raises:
+        TaskError: it is no number.
+        NotFiniteError: it is not finite.
+    """
+    found = _number(name, value() if callable(value) else value)
+    if not math.isfinite(found):
+        raise NotFiniteError(
+            f"{name} is {found}; a training that failed returns Outcome(..., diverged=True) with finite numbers"
+        )
+    return found
