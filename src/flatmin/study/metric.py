@@ -89,6 +89,11 @@ class Metric:
         return self.header("test") if self.better == "lower" else f"minus {self.header('test')}"
 
     @property
+    def worse_edge(self) -> str:
+        """Where worse values are in plots."""
+        return "lower" if self.better == "higher" else "upper"
+
+    @property
     def comparatives(self) -> tuple[str, str]:
         """How a better and a worse method is called."""
         return ("more accurate", "less accurate") if self == ACCURACY else ("better", "worse")

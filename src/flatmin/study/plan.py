@@ -42,6 +42,7 @@ def canonical(study: Study) -> Study:
         ValueError: an unknown name, the same contender twice, or a fixed setting that no contender has.
     """
     task_of(study.task).check(study)
+    Contender.parse("plain", base=study.base)  # an unknown base is an error even if no contender is on it
     names = tuple(str(Contender.parse(name, base=study.base)) for name in study.methods)
     study = dataclasses.replace(study, methods=names, base="sgd")
     of_contenders.check(study)

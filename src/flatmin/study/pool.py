@@ -32,7 +32,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 #: Whether workers are forked from a helper process, and what it has imported.
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-PRELOADED = ["flatmin.study.training.loop", "torch._dynamo"]  # the first optimizer needs the last
+PRELOADED = ["flatmin.study.tasks.runs", "torch._dynamo"]  # the first optimizer needs the last
 
 Task = TypeVar("Task", bound=tuple[Any, ...])
 

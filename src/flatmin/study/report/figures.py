@@ -152,7 +152,7 @@ def _in_words(run: Finished) -> str:
 
 def _divergence(row: Row) -> str:
     return (
-        f"{row.contender}: {row.diverged} of {len(row.runs)} runs diverged, × at the edge; "
+        f"{row.contender}: {row.diverged} of {len(row.runs)} runs diverged, × at the {row.metric.worse_edge} edge; "
         f"mean {_written(row.metric, row.test)}."
     )
 

@@ -93,16 +93,12 @@ class Own:
         with _seeded(run.seed):
             trial = Trial(run, log, checkpoints, watch, source)
             outcome = function(trial)
-            logged = len(trial.rows)
             if not isinstance(outcome, Outcome):
                 raise TaskError(f"{self.name} returned {outcome!r}; write {EXAMPLE}")
-            trial.finish(outcome)
-            if len(trial.rows) > logged:
-                log(trial.rows[-1])
+            end = trial.finish(outcome)
             test, others = _final(outcome) if run.test else (None, dict.fromkeys(outcome.others))
             if measure is not None and outcome.net is not None:
                 measure(outcome.net, outcome.loss, outcome.batches)  # type: ignore[arg-type]  # all three or none
-        first, end = trial.optimizers[0], trial.rows[-1]
         return Result(
             test=test,
             validation=end["validation"],
@@ -110,7 +106,7 @@ class Own:
             steps=max(optimizer.steps for optimizer in trial.optimizers),
             seconds=end["seconds"],
             diverged=end["epoch"] if outcome.diverged else None,
-            method=repr(first.method),
+            method=repr(trial.optimizers[0].method),
             parameters=sum(
                 p.numel() for one in trial.optimizers for group in one.param_groups for p in group["params"]
             ),

@@ -150,7 +150,7 @@ class Trial:
         self._entrant = Contender.parse(run.contender, run.average)
         self._average: Average | None = None
         self._evaluated = self._looped = False
-        self._per_epoch, self._done = 1, 0
+        self._per_epoch, self._done, self._given = 1, 0, 0  # steps per epoch, steps done, batches handed out
         self._earlier, self._spent, self._began = 0.0, 0.0, time.perf_counter()
 
     @property
@@ -270,7 +270,7 @@ class Trial:
     def _steps(self, batches: Iterable[Any], total: int, save: Sequence[Any]) -> Iterator[Any]:
         stop, data = StopRequest(), _Data(batches, self.seed)
         schedule = Schedule(self._run, 1, self._per_epoch, total, frozenset())
-        self._done = self._restore(save) if save else 0
+        self._done = self._given = self._restore(save) if save else 0
         data.skip(self._done)
         self._began = time.perf_counter()
         with stop.handling_signals() if save else _nothing():
@@ -278,6 +278,7 @@ class Trial:
                 batch = data.next()
                 for optimizer in self.optimizers:
                     optimizer.examples = _examples(batch)
+                self._given = self._done + 1
                 yield batch
                 self._done += 1
                 if self._average is not None:
@@ -329,8 +330,11 @@ class Trial:
         """Seconds in the loop so far, over all attempts."""
         return self._spent + (time.perf_counter() - self._began if self._began else 0.0)
 
-    def finish(self, outcome: Outcome) -> None:
-        """Check that the task did its part, and add the last row.
+    def finish(self, outcome: Outcome) -> dict[str, Any]:
+        """Check that the task did its part, and add the last row, unless the task has logged it.
+
+        Returns:
+            The last row.
 
         Raises:
             TaskError: it did not.
@@ -363,13 +367,13 @@ class Trial:
                 "failed write Outcome(..., diverged=True) with a finite number, such as that of a constant prediction"
             )
         end = {**self._position(), "validation": value, "seconds": round(self.seconds, 4)}
-        if self.rows and self.rows[-1]["gradient_evaluations"] == end["gradient_evaluations"]:
-            self.rows.pop()
-        self.rows.append(end)
+        if not self.rows or self.rows[-1]["gradient_evaluations"] != end["gradient_evaluations"]:
+            self._log(end)
+        return end
 
     def _position(self) -> dict[str, float]:
         rounded = round(self.gradients, 2)
-        epoch = self._done / self._per_epoch if self._looped else 0.0
+        epoch = self._given / self._per_epoch if self._looped else 0.0
         return {"epoch": epoch, "gradient_evaluations": int(rounded) if rounded == int(rounded) else rounded}
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
