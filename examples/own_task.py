@@ -18,11 +18,13 @@ training, validation, test = (TensorDataset(x[part], y[part]) for part in rows.s
 
 
 def losses(net: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return (net(x).squeeze(1) - y) ** 2  # one for each example
+    """The loss of every example, (n,)."""
+    return (net(x).squeeze(1) - y) ** 2
 
 
 @torch.no_grad()
 def rmse(net: nn.Module, data: TensorDataset) -> float:
+    """The root mean squared error on a split."""
     return losses(net, *data.tensors).mean().sqrt().item()
 
 

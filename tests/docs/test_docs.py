@@ -179,6 +179,17 @@ def test_the_recipes_for_training_loops_run(tmp_path):
     assert names["criterion"](net(names["loader"][0][0]), names["loader"][0][1]) < 0.3
 
 
+def test_the_file_to_copy_is_the_example_and_its_base_makes_two_optimizers():
+    blocks = dict(BLOCK.findall(text("docs/own-task.md")))
+    assert text("examples/own_task.py").endswith('"""\n\n' + blocks["examples/own_task.py"])
+    names = {}
+    exec(compile(blocks[""], "docs/own-task.md", "exec"), names)
+    net = torch.nn.Linear(3, 2)
+    made = names["BASE"].make([{"params": [*net.parameters()]}], lr=0.5, wd=0.25, ratio=0.1)
+    assert [[p.ndim for p in each.param_groups[0]["params"]] for each in made] == [[2], [1]]
+    assert [each.param_groups[0]["lr"] for each in made] == [0.5, 0.05]
+
+
 def test_every_example_is_on_the_page_and_every_proof_is_a_test():
     for example in (ROOT / "examples").glob("*.py"):
         if example.name != "digits.py":

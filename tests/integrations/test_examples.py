@@ -12,7 +12,8 @@ from support import script
 from support.forked import Ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "digits.py")
+#: Without what others import: the data, and the task of a study, which has tests of its own.
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name not in ("digits.py", "own_task.py"))
 NEEDS = {"lightning": "lightning", "accelerate": "accelerate", "hf": "transformers", "peft": "peft"}
 #: What torch says when it aborts while it takes a process group apart: on a busy machine gloo does, once in some dozens
 #: of runs, after all work is done. Nothing else is tried again.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -184,6 +185,10 @@ def make(groups, lr=0.01, wd=0.1):
 
 def rateless(groups, lr):
     return torch.optim.SGD(groups, lr=lr)
+
+def two(groups, lr=0.01):
+    first, second = groups[0]["params"]
+    return [torch.optim.SGD([first], lr=lr), torch.optim.AdamW([second], lr=lr)]
 
 def adagrad(groups, lr, eps):
     return torch.optim.Adagrad(groups, lr=lr, eps=eps)
@@ -489,6 +494,20 @@ def test_a_study_on_a_base_of_one_s_own(tmp_path):
     assert [row.contender for row in found.rows] == names and found.rows[1].settings == {"lr": 0.02, "eps": 1e-8}
     again = config.load(Study, tmp_path / "out/study.toml")
     assert compare(again.task, again.methods, out=tmp_path / "out", **SMALL).missing == 0
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_base_may_be_several_optimizers(tmp_path):
+    found = study("closures", ["plain", "sam"], tmp_path / "out", base=f"{NAME}:two")
+    assert [row.gradient_evaluations for row in found.rows] == [6, 12]
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_example_is_a_study(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    found = compare("own_task:train", ["plain", "sam"], base="adamw", out=tmp_path / "out", flatness=50, **SMALL)
+    assert all(0.3 < row.test.mean < 1.5 and row.metric.better == "lower" for row in found.rows)
+    assert all(next(iter(row.runs.values())).measure("trace") for row in found.rows)
 
 
 def test_groups_keep_their_options(task):
