@@ -51,7 +51,9 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
 
 def has_curves(summary: Summary) -> bool:
     """Whether a run was evaluated more than once; those on images always may be."""
-    return summary.metric == ACCURACY or any(len(record.metrics(run.folder)) > 1 for row in summary.rows for run in row.runs.values())
+    if summary.metric == ACCURACY:
+        return True
+    return any(len(record.metrics(run.folder)) > 1 for row in summary.rows for run in row.runs.values())
 
 
 def curve(run: list[dict[str, float]], metric: Metric) -> tuple[list[float], list[float]]:
