@@ -16,7 +16,8 @@ import torch
 
 import flatmin
 from flatmin.registry import METHODS
-from flatmin.study.stats import t_interval
+from flatmin.study.metric import Metric
+from flatmin.study.stats import Interval, t_interval
 from reference import twin_of
 
 ROOT = Path(__file__).parents[2]
@@ -454,6 +455,16 @@ def measured(study, arm, noise):
 
 
 STUDIES = ("digits", "fashion_mnist")
+
+
+def test_the_table_of_the_own_task_is_its_result():
+    results, page = json.loads(text("results/own_task.json")), text("docs/own-task.md")
+    metric = Metric.from_json(results["metric"])
+    assert len(results["table"]) == 4 and results["missing_runs"] == 0
+    for row in results["table"]:
+        test = metric.written(Interval(**row["test"]))
+        difference = metric.written(Interval(**row["difference"]), "+") if row["difference"] else "–"
+        assert f"| {row['contender']} | {test} | {row['test']['n']} | {difference} |" in page
 
 
 def test_what_is_said_of_the_family_was_measured():

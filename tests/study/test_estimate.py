@@ -8,6 +8,7 @@ from flatmin.study import estimate
 from flatmin.study.comparison import compare
 from flatmin.study.config import Study
 from flatmin.study.search import rounds
+from flatmin.study.tasks import images
 from flatmin.study.training import robust
 
 STUDY = Study(methods=("sgd", "sam"), seeds=1, epochs=1, noise=(0.0, 0.4), tune=3, tune_finalists=2)
@@ -34,12 +35,12 @@ def test_the_speed_is_that_of_complete_runs_where_there_are_any(tmp_path):
 
 
 def test_the_passes_of_robustness_are_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(estimate, "_calibrated", lambda run: 2.0)  # seconds per step
+    monkeypatch.setattr(images, "_calibrated", lambda run: 2.0)  # seconds per step
     study = dataclasses.replace(STUDY, tune=0, tune_finalists=1, methods=("sgd",), arms=("default",), seeds=3)
     without, with_it = (
         estimate.estimate(dataclasses.replace(study, robustness=measured), tmp_path / "out")[0].seconds
         for measured in (False, True)
     )
-    runs, images = 2 * 3, 360
+    runs, count = 2 * 3, 360
     assert robust.PASSES == 3 + 5 * 3 + 2 + 2 + 1
-    assert with_it - without == pytest.approx(runs * images * robust.PASSES / 64 * estimate.FORWARD * 2.0)
+    assert with_it - without == pytest.approx(runs * count * robust.PASSES / 64 * images.FORWARD * 2.0)

@@ -196,7 +196,6 @@ class Study(Training):
     """
 
     methods: tuple[str, ...] = ("sgd", "adamw", "ugd", "pugd", "unit-sam", "sam", "asam", "s-sgd", "channel-sgd")
-    base: str = "sgd"
     arms: tuple[Arm, ...] = ("default", "tuned")
     noise: tuple[float, ...] = (0.0, 0.4)
     seeds: int = 5
@@ -209,6 +208,7 @@ class Study(Training):
     tune_finalists: int = 1
     tune_finalist_seeds: int = 4
     flatness: int = 0
+    base: str = "sgd"
 
     def __post_init__(self) -> None:
         for name in ("methods", "arms", "noise"):

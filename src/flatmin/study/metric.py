@@ -77,7 +77,7 @@ class Metric:
 
     # -- words ---------------------------------------------------------------------------------------------------------
 
-    def header(self, split: Split | Literal["validation", "test", "training", ""] = "") -> str:
+    def header(self, split: Split | Literal[""] = "") -> str:
         """`test accuracy, %`."""
         return f"{split} {self.name}".strip() + (f", {self.unit}" if self.unit else "")
 

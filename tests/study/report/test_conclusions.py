@@ -10,7 +10,7 @@ from rich.console import Console
 
 from flatmin.study import config
 from flatmin.study.config import Study
-from flatmin.study.metric import ACCURACY
+from flatmin.study.metric import ACCURACY, Metric
 from flatmin.study.report import conclusions, drawing, flatness_correlation, flatness_tables, tables, terminal
 from flatmin.study.report.flatness_correlation import FlatnessCorrelation, RankCorrelation
 from flatmin.study.report.summary import Finished, Row, Summary, as_json, compared
@@ -20,7 +20,7 @@ from flatmin.study.training.record import Result
 ROOT = Path(__file__).parents[3]
 
 
-def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None):
+def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None, metric=ACCURACY):
     """A summary of made-up runs.
 
     Args:
@@ -29,6 +29,7 @@ def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None):
         gradients: per step, by contender; 1 by default.
         diverged: the contenders whose runs diverged.
         seconds: of a run, by contender.
+        metric: of the values.
     """
     rows = []
     for (arm, noise, name), values in accuracies.items():
@@ -36,7 +37,7 @@ def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None):
         for seed, value in enumerate(values):
             run = study.run(name, {"lr": 0.1}, noise, seed, test=True)
             count = (gradients or {}).get(name, 1)
-            result = Result(value, value, 400 * count, 400, 1.0, 1.0 if name in diverged else None, "", 7, {})
+            result = Result(value, value, 400 * count, 400, 1.0, 1.0 if name in diverged else None, "", 7, {}, metric=metric)
             runs[seed] = Finished(run, result, Path("nowhere"))
         rows.append(Row(arm, noise, name, runs, None))
     panels: dict[tuple[str, float], list[Row]] = {}
@@ -46,11 +47,11 @@ def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None):
     return Summary(study, rows, "sgd", 0, {"command": "", "date": ""})
 
 
-def one_condition(diverged=(), **accuracies):
+def one_condition(diverged=(), metric=ACCURACY, **accuracies):
     names = tuple(name.replace("_", "-") for name in accuracies)
     study = Study(methods=names, arms=("default",), noise=(0.0,), seeds=len(accuracies["sgd"]))
     values = {("default", 0.0, name): each for name, each in zip(names, accuracies.values(), strict=True)}
-    return summary_of(study, values, {"sam": 2}, diverged)
+    return summary_of(study, values, {"sam": 2}, diverged, metric=metric)
 
 
 SGD = [0.90, 0.91, 0.92, 0.90, 0.91]
@@ -72,6 +73,18 @@ def test_a_sentence_says_what_may_be_concluded_and_what_not():
     assert sentence(one_condition(sgd=SGD, asam=SAME)) == (
         "No paired 95 % interval excludes zero; asam cannot be told apart from sgd; n = 5 paired seeds."
     )
+
+
+def test_where_lower_is_better_so_is_the_verdict():
+    found = one_condition(sgd=SGD, asam=SAME, sam=UP, pugd=DOWN, metric=Metric("RMSE", "lower", "mm"))
+    assert sentence(found).startswith(
+        "The paired 95 % interval excludes zero for pugd (better than sgd) and for sam (worse than sgd); asam cannot"
+    )
+    lines = conclusions.lines(found, "default", 0.0)
+    assert [line.name for line in lines] == ["pugd", "asam", "sgd", "sam"]
+    assert [line.words for line in lines][::2] == ["-0.048 ± 0.010", "baseline"]
+    assert conclusions.limits([lines])[1] < 0.1, "differences are not in percent"
+    assert drawing.seen(5.0, (0.0, 1.0), found.metric) == 0.98 and drawing.seen(-5.0, (0.0, 1.0), ACCURACY) == 0.02
 
 
 def test_two_runs_tell_little_and_one_tells_nothing():

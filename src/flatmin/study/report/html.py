@@ -92,7 +92,7 @@ def render(
         runs=everything,
         states=_counts(everything),
         recipe=recipe,
-        target=results.get("time_to_target") or {"targets": []},
+        target=(drawing.has_curves(summary) and results.get("time_to_target")) or {"targets": []},
         commands=experimental_setup.commands(summary, results),
         styles=drawing.styles(summary.study.methods),
         sections=sections,

@@ -96,7 +96,10 @@ class Own:
             if not isinstance(outcome, Outcome):
                 raise TaskError(f"{self.name} returned {outcome!r}; write {EXAMPLE}")
             end = trial.finish(outcome)
-            test, others = _final(outcome) if run.test else (None, dict.fromkeys(outcome.others))
+            test: float | None = None
+            others: dict[str, float | None] = dict.fromkeys(outcome.others)
+            if run.test:
+                test, others = _final(outcome)
             if measure is not None and outcome.net is not None:
                 measure(outcome.net, outcome.loss, outcome.batches)  # type: ignore[arg-type]  # all three or none
         return Result(

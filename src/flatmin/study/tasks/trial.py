@@ -116,7 +116,7 @@ class TrialOptimizer(FlatOptimizer):
             return 1.0
         return min(1.0, probe.losses.numel() / self.examples)
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]  # as in FlatOptimizer
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """See `FlatOptimizer.step`."""
         loss = super().step(closure)
         if self.after_step is not None:
@@ -431,7 +431,8 @@ class _Data:
 
     def __init__(self, batches: Iterable[Any], seed: int) -> None:
         self._batches, self._seed = batches, seed
-        self._epoch, self._position, self._iterator = -1, 0, iter(())
+        self._epoch = -1
+        self._iterator: Iterator[Any] = iter(())
         self._state: dict[str, Any] = {}
 
     def next(self) -> Any:
@@ -448,7 +449,6 @@ class _Data:
                         f"trial.steps: there are no batches in epoch {self._epoch}; give it what can be iterated over "
                         "again, such as a DataLoader, and not an iterator"
                     ) from None
-        self._position += 1
         return batch
 
     def skip(self, count: int) -> None:
@@ -501,11 +501,12 @@ def seed_all(seed: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """The state of these generators: tensors, numbers, lists."""
-    kind, keys, position, has_normal, normal = np.random.get_state()
+    legacy: Any = np.random.get_state()
+    kind, keys, *rest = legacy
     version, internal, following = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_normal, normal],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         "python": [version, torch.tensor(internal), following],
     }
 
