@@ -37,7 +37,8 @@ def summary_of(study, accuracies, gradients=None, diverged=(), seconds=None, met
         for seed, value in enumerate(values):
             run = study.run(name, {"lr": 0.1}, noise, seed, test=True)
             count = (gradients or {}).get(name, 1)
-            result = Result(value, value, 400 * count, 400, 1.0, 1.0 if name in diverged else None, "", 7, {}, metric=metric)
+            ended = 1.0 if name in diverged else None
+            result = Result(value, value, 400 * count, 400, 1.0, ended, "", 7, {}, metric=metric)
             runs[seed] = Finished(run, result, Path("nowhere"))
         rows.append(Row(arm, noise, name, runs, None))
     panels: dict[tuple[str, float], list[Row]] = {}
