@@ -439,7 +439,7 @@ class _Data:
         """The next batch, if need be of the next epoch."""
         with self._own_state():
             try:
-                batch = next(self._iterator)
+                batch: Any = next(self._iterator)
             except StopIteration:
                 self._begin(self._epoch + 1)
                 try:
@@ -475,8 +475,9 @@ class _Data:
             if isinstance(generator, torch.Generator):
                 generator.manual_seed(number(self._seed, f"generator {epoch}"))
         for sampler in (getattr(self._batches, name, None) for name in ("sampler", "batch_sampler")):
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+            set_epoch = getattr(sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
         self._iterator = iter(self._batches)
 
     @contextmanager
