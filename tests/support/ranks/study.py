@@ -52,7 +52,7 @@ def everything(rank, folder):
 def outcome(run, processes, checkpoints=None):
     """The rows of metrics and the result, without the clock."""
     rows = []
-    result = dataclasses.asdict(train(run, rows.append, checkpoints, processes))
+    result = train(run, rows.append, checkpoints, processes).as_json()
     for numbers in (result, *rows):
         del numbers["seconds"]
     del result["environment"]
