@@ -319,6 +319,15 @@ def test_what_is_said_of_our_own_method_was_measured():
     assert (round(min(sharp.values()), 2), round(max(sharp.values()), 2)) == (0.07, 0.19)
 
 
+def test_the_cost_of_our_own_method_was_measured():
+    found = json.loads(text("results/whole_step_tilted.json"))
+    rows = [found[network]["rows"] for network in ("conv", "resnet20")]
+    assert [f"{row['tilted-ugd']['per_sgd']:.2f}" for row in rows] == ["1.01", "1.02"]
+    quartiles = [[round(value, 2) for value in row["tilted-ugd"]["quartiles"]] for row in rows]
+    assert quartiles == [[0.99, 1.02], [1.0, 1.04]]
+    assert [round(row["sam"]["per_sgd"], 2) for row in rows] == [2.01, 2.25]
+
+
 def test_what_is_said_of_the_digits_without_batchnorm_was_measured():
     noisy, clean = measured("digits_layernorm", "tuned", 0.4), measured("digits_layernorm", "tuned", 0.0)
     found = [round(value, 2) for row in (noisy["sam"], noisy["msam"], clean["ugd"]) for value in row[1:]]
