@@ -324,7 +324,7 @@ def test_the_cost_of_our_own_method_was_measured():
     rows = [found[network]["rows"] for network in ("conv", "resnet20")]
     assert [f"{row['tilted-ugd']['per_sgd']:.2f}" for row in rows] == ["1.01", "1.02"]
     quartiles = [[round(value, 2) for value in row["tilted-ugd"]["quartiles"]] for row in rows]
-    assert quartiles == [[0.99, 1.02], [1.0, 1.04]]
+    assert quartiles == [[0.99, 1.03], [1.0, 1.04]]
     assert [round(row["sam"]["per_sgd"], 2) for row in rows] == [2.01, 2.25]
 
 
