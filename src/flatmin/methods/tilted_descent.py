@@ -32,7 +32,8 @@ class TiltedUGD:
 
     It begins as UGD, where all examples count alike, and follows the schedule of the learning rate. A network learns
     right labels before wrong ones. So late in training the large losses are those of wrong labels, and these lose their
-    influence. A tilt that is constant has to be small: with a large one the examples learnt first crowd out the others.
+    influence.
+    A constant tilt was best below 1 on the digits, and a growing one may be larger.
 
     tilt = 0 is UGD, and so is a constant learning rate.
 
