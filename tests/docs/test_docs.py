@@ -233,7 +233,7 @@ def rows_in(study):
     [
         ("docs/digits.md", SEARCHED),
         ("docs/digits-fixed-decay.md", ["digits"]),
-        ("docs/digits-layernorm.md", ["digits_layernorm"]),
+        ("docs/digits-layernorm.md", ["digits_layernorm", "digits_layernorm_more"]),
         ("docs/own-method.md", ["digits_tilted", "fashion_mnist_tilted"]),
         ("docs/results.md", ["fashion_mnist"]),
     ],
@@ -332,6 +332,9 @@ def test_what_is_said_of_the_digits_without_batchnorm_was_measured():
     noisy, clean = measured("digits_layernorm", "tuned", 0.4), measured("digits_layernorm", "tuned", 0.0)
     found = [round(value, 2) for row in (noisy["sam"], noisy["msam"], clean["ugd"]) for value in row[1:]]
     assert found == [0.75, 0.50, 0.58, 0.54, 1.06, 0.29]
+    more = measured("digits_layernorm_more", "tuned", 0.0)
+    assert [round(value, 2) for value in more["ugd"][1:]] == [0.72, 0.28]
+    assert all(row[1] <= row[2] for name, row in more.items() if name != "ugd")
     content = json.loads(text("results/digits_layernorm.json"))["flatness"]["correlations"]
     assert [round(one["contenders"]["value"], 2) for one in content if one["noise"] == 0.4] == [0.14, -0.26, 0.14]
 

@@ -32,8 +32,7 @@ class TiltedUGD:
 
     It begins as UGD, where all examples count alike, and follows the schedule of the learning rate. A network learns
     right labels before wrong ones. So late in training the large losses are those of wrong labels, and these lose their
-    influence.
-    A constant tilt was best below 1 on the digits, and a growing one may be larger.
+    influence. A constant tilt was best below 1 on the digits, and a growing one may be larger.
 
     tilt = 0 is UGD, and so is a constant learning rate.
 
