@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from flatmin.study.bases import Base as Base
     from flatmin.study.bases import Setting as Setting
     from flatmin.study.own_study import compare as compare
-    from flatmin.study.tasks.trial import Outcome as Outcome
+    from flatmin.study.tasks.outcome import Outcome as Outcome
     from flatmin.study.tasks.trial import Trial as Trial
 
 #: Imported when they are asked for: every module of this package imports this file first.
@@ -23,7 +23,7 @@ _HOME = {
     "Base": "flatmin.study.bases",
     "Setting": "flatmin.study.bases",
     "compare": "flatmin.study.own_study",
-    "Outcome": "flatmin.study.tasks.trial",
+    "Outcome": "flatmin.study.tasks.outcome",
     "Trial": "flatmin.study.tasks.trial",
 }
 

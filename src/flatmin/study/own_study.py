@@ -12,7 +12,8 @@ from flatmin.study import comparison, config
 from flatmin.study.config import Study
 from flatmin.study.report.summary import Summary
 from flatmin.study.tasks import own
-from flatmin.study.tasks.trial import Outcome, Trial
+from flatmin.study.tasks.outcome import Outcome
+from flatmin.study.tasks.trial import Trial
 
 
 def compare(

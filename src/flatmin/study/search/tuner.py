@@ -19,8 +19,8 @@ from flatmin.study.config import Study
 from flatmin.study.search import rounds, winners
 from flatmin.study.search.rounds import Round
 from flatmin.study.tasks import runs
+from flatmin.study.tasks.outcome import NotFiniteError, TaskError
 from flatmin.study.tasks.runs import task_of
-from flatmin.study.tasks.trial import NotFiniteError, TaskError
 from flatmin.study.training import record
 from flatmin.study.training.record import Result
 

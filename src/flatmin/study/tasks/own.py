@@ -21,9 +21,10 @@ from rich.console import Console
 
 from flatmin.checks import import_named
 from flatmin.study.config import OF_OWN_TASKS, Run, Study, Training, number
-from flatmin.study.tasks import trial as trials
+from flatmin.study.tasks import data_order
+from flatmin.study.tasks.outcome import EXAMPLE, Outcome, TaskError, evaluate
 from flatmin.study.tasks.task import Cost, Measure
-from flatmin.study.tasks.trial import EXAMPLE, Outcome, TaskError, Trial
+from flatmin.study.tasks.trial import Trial
 from flatmin.study.training import record
 from flatmin.study.training.checkpoints import Checkpoints
 from flatmin.study.training.loop import Keep, Log, Watch
@@ -178,8 +179,8 @@ def _final(outcome: Outcome) -> tuple[float, dict[str, float | None]]:
     for name in outcome.others:
         if name in TAKEN or not isinstance(name, str):
             raise TaskError(f"others must not be called {name!r}, which is taken; choose another name")
-    others: dict[str, float | None] = {name: trials.evaluate(name, value) for name, value in outcome.others.items()}
-    return trials.evaluate("test", outcome.test), others
+    others: dict[str, float | None] = {name: evaluate(name, value) for name, value in outcome.others.items()}
+    return evaluate("test", outcome.test), others
 
 
 #: Functions that were given as such, by name: those of a notebook cannot be imported.
@@ -245,9 +246,9 @@ def _find_modules(path: list[str]) -> None:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """The generators of torch, numpy and Python are seeded inside the block, and as before after it."""
-    before = trials.random_state()
+    before = data_order.random_state()
     try:
-        trials.seed_all(number(seed, "task"))
+        data_order.seed_all(number(seed, "task"))
         yield
     finally:
-        trials.set_random_state(before)
+        data_order.set_random_state(before)

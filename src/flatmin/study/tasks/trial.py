@@ -1,18 +1,14 @@
-"""What a training function of one's own is given, and what it returns."""
+"""What a training function of one's own is given."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from flatmin.checks import at_least
@@ -21,72 +17,13 @@ from flatmin.engine.optimizer import FlatOptimizer
 from flatmin.protocol import Probe
 from flatmin.study.config import Run, number
 from flatmin.study.contender import Contender
-from flatmin.study.metric import Better, Metric
+from flatmin.study.tasks.data_order import DataOrder, as_plain, from_plain, random_state, set_random_state
+from flatmin.study.tasks.outcome import NotFiniteError, Outcome, TaskError, plain
 from flatmin.study.training.average import Average
 from flatmin.study.training.checkpoints import Checkpoints, StopRequest
 from flatmin.study.training.loop import Log, Watch
 from flatmin.study.training.schedule import Schedule
 from flatmin.study.training.torchrun import Processes
-
-#: A number, or a function that computes it.
-Value = float | Callable[[], float]
-EXAMPLE = 'return Outcome(validation=..., test=lambda: ..., better="lower")'
-
-
-class TaskError(ValueError):
-    """A training function does not do what a study needs; the message says what to write."""
-
-
-class NotFiniteError(ValueError):
-    """The result of a training is not a finite number, which its settings may explain."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What a training function returns.
-
-    Args:
-        validation: on validation data, after the last step; searches choose by it.
-        test: on test data, of the same metric. A function is called in final runs only, so that searches do not read
-            the test data. The value of a search run is ignored.
-        better: lower or higher.
-        metric: the name of both, for tables and plots.
-        unit: of both; may be empty.
-        others: further numbers of final runs, which are shown and decide nothing; values may be functions.
-        diverged: whether the training failed. Then `validation` and `test` must be finite numbers all the same, such as
-            those of a constant prediction.
-        net: the network, for the flatness of its minimum; with `loss` and `batches`.
-        loss: (outputs, targets) -> the mean over the examples of a batch, or their losses (n,).
-        batches: (inputs, targets), training data in a fixed order: a list, or a DataLoader without shuffling.
-
-    Raises:
-        TaskError: a value is missing or of the wrong type.
-    """
-
-    validation: float | None = None
-    test: Value | None = None
-    better: Better | None = None
-    metric: str = "score"
-    unit: str = ""
-    others: Mapping[str, Value] = field(default_factory=dict)
-    diverged: bool = False
-    net: nn.Module | None = None
-    loss: Callable[[Any, Any], Tensor] | None = None
-    batches: Iterable[Any] | None = None
-
-    def __post_init__(self) -> None:
-        if self.validation is None:
-            raise TaskError(f"Outcome lacks validation, the number that searches choose by; write {EXAMPLE}")
-        if self.better not in ("lower", "higher"):
-            raise TaskError(f"Outcome needs better, 'lower' or 'higher', got {self.better!r}; write {EXAMPLE}")
-        given = [name for name in ("net", "loss", "batches") if getattr(self, name) is not None]
-        if 0 < len(given) < 3:
-            raise TaskError(f"Outcome got {' and '.join(given)}; flatness needs net, loss and batches, all three")
-
-    def scored_by(self) -> Metric:
-        """The metric."""
-        assert self.better is not None
-        return Metric(self.metric, self.better, self.unit)
 
 
 class TrialOptimizer(FlatOptimizer):
@@ -268,12 +205,12 @@ class Trial:
         return self._steps(batches, total, save)
 
     def _steps(self, batches: Iterable[Any], total: int, save: Sequence[Any]) -> Iterator[Any]:
-        stop, data = StopRequest(), _Data(batches, self.seed)
+        stop, data = StopRequest(), DataOrder(batches, self.seed)
         schedule = Schedule(self._run, 1, self._per_epoch, total, frozenset())
         self._done = self._given = self._restore(save) if save else 0
         data.skip(self._done)
         self._began = time.perf_counter()
-        with stop.handling_signals() if save else _nothing():
+        with stop.handling_signals() if save else contextlib.nullcontext():
             while self._done < total:
                 batch = data.next()
                 for optimizer in self.optimizers:
@@ -297,8 +234,8 @@ class Trial:
 
         A point with a number that is not finite is left out.
         """
-        row = {**self._position(), "validation": _number("validation", validation)}
-        row |= {name: _number(name, value) for name, value in numbers.items()}
+        row = {**self._position(), "validation": plain("validation", validation)}
+        row |= {name: plain(name, value) for name, value in numbers.items()}
         row["seconds"] = round(self.seconds, 4)
         if all(math.isfinite(value) for value in row.values()):
             self.rows.append(row)
@@ -360,7 +297,7 @@ class Trial:
                 f"the study has the condition noise = {self._run.noise:g}, but the task does not read trial.noise; "
                 "spoil this fraction of the training labels, or write --noise 0"
             )
-        value = _number("validation", outcome.validation)
+        value = plain("validation", outcome.validation)
         if not math.isfinite(value):
             raise NotFiniteError(
                 f"validation is {value} for {self.contender} at {self.settings}, seed {self.seed}; for a training that "
@@ -394,7 +331,7 @@ class Trial:
                 "gradients": self.gradients,
                 "seconds": self.seconds,
                 "rows": self.rows,
-                "random": random_state(),
+                "random": as_plain(random_state()),
                 "average": {} if self._average is None else self._average.state_dict(),
                 "saved": states,
             }
@@ -417,113 +354,8 @@ class Trial:
         self._earlier, self._spent, self.rows = found["gradients"], found["seconds"], found["rows"]
         for row in self.rows:
             self._log(row)
-        set_random_state(found["random"])
+        set_random_state(from_plain(found["random"]))
         return int(found["step"])
-
-
-class _Data:
-    """Batches whose order depends on the seed and the epoch only.
-
-    Args:
-        batches: can be iterated over again and again.
-        seed: of the run.
-    """
-
-    def __init__(self, batches: Iterable[Any], seed: int) -> None:
-        self._batches, self._seed = batches, seed
-        self._epoch = -1
-        self._iterator: Iterator[Any] = iter(())
-        self._state: dict[str, Any] = {}
-
-    def next(self) -> Any:
-        """The next batch, if need be of the next epoch."""
-        with self._own_state():
-            try:
-                batch: Any = next(self._iterator)
-            except StopIteration:
-                self._begin(self._epoch + 1)
-                try:
-                    batch = next(self._iterator)
-                except StopIteration:
-                    raise TaskError(
-                        f"trial.steps: there are no batches in epoch {self._epoch}; give it what can be iterated over "
-                        "again, such as a DataLoader, and not an iterator"
-                    ) from None
-        return batch
-
-    def skip(self, count: int) -> None:
-        """Leave out the first batches of the training."""
-        if not count:
-            return
-        try:
-            per_epoch = len(self._batches)  # type: ignore[arg-type]  # not everything has a length
-        except TypeError:
-            per_epoch = 0
-        whole, rest = divmod(count, per_epoch) if per_epoch else (0, count)
-        if whole:
-            with self._own_state():
-                self._begin(whole)
-        for _ in range(rest):
-            self.next()
-
-    def _begin(self, epoch: int) -> None:
-        """Begin an epoch, in its own state."""
-        self._epoch = epoch
-        seed_all(number(self._seed, f"data order {epoch}"))
-        for holder in (self._batches, getattr(self._batches, "sampler", None)):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator):
-                generator.manual_seed(number(self._seed, f"generator {epoch}"))
-        for sampler in (getattr(self._batches, name, None) for name in ("sampler", "batch_sampler")):
-            set_epoch = getattr(sampler, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
-        self._iterator = iter(self._batches)
-
-    @contextmanager
-    def _own_state(self) -> Iterator[None]:
-        """The global generators are in the data's state inside the block."""
-        outside = random_state()
-        if self._state:
-            set_random_state(self._state)
-        try:
-            yield
-            self._state = random_state()
-        finally:
-            set_random_state(outside)
-
-
-def seed_all(seed: int) -> None:
-    """Seed the generators of torch on the CPU, numpy and Python."""
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of these generators: tensors, numbers, lists."""
-    legacy: Any = np.random.get_state()
-    kind, keys, *rest = legacy
-    version, internal, following = random.getstate()
-    return {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "python": [version, torch.tensor(internal), following],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put these generators into a state."""
-    torch.set_rng_state(state["torch"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    version, internal, following = state["python"]
-    random.setstate((version, tuple(internal.tolist()), following))
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _examples(batch: Any) -> int | None:
@@ -543,33 +375,3 @@ def _strange(state: Any) -> str | None:
     if isinstance(state, list | tuple):
         return next((found for each in state if (found := _strange(each)) is not None), None)
     return type(state).__name__
-
-
-def _number(name: str, value: Any) -> float:
-    """A number, perhaps from a tensor.
-
-    Raises:
-        TaskError: it is none.
-    """
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TaskError(f"{name} must be a number, got {value!r}; write {EXAMPLE}")
-    return float(value)
-
-
-def evaluate(name: str, value: Any) -> float:
-    """A number of an outcome, computed if it is a function.
-
-    Raises:
-        TaskError: it is no number.
-        NotFiniteError: it is not finite.
-    """
-    found = _number(name, value() if callable(value) else value)
-    if not math.isfinite(found):
-        raise NotFiniteError(
-            f"{name} is {found}; a training that failed returns Outcome(..., diverged=True) with finite numbers"
-        )
-    return found
