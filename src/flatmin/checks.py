@@ -110,3 +110,30 @@ def import_named(argument: str, name: str, form: str) -> ModuleType:
             f"{argument}: cannot import {package!r} of {name!r} ({error}); write {form}, and run flatmin in the folder "
             "that holds the package, or put that folder on PYTHONPATH"
         ) from error
+
+
+def import_callable(
+    argument: str, name: str, form: str, kind: str, *, other: type | None = None, otherwise: str = ""
+) -> tuple[ModuleType, Any]:
+    """The module of a name such as `package.module:Class`, and what the name stands for there.
+
+    Args:
+        argument: that the name was given for.
+        name: as written.
+        form: of such names, for the message.
+        kind: of what is looked for, such as "class", for the message.
+        other: a type whose instances will do, although they cannot be called.
+        otherwise: what to write if no name is near; `form` by default.
+
+    Raises:
+        ValueError: it cannot be imported, or the module has nothing of that name that can be called.
+    """
+    module = import_named(argument, name, form)
+    package, _, attribute = name.partition(":")
+    found = getattr(module, attribute, None)
+    if not callable(found) and (other is None or not isinstance(found, other)):
+        callables = [each for each in vars(module) if callable(vars(module)[each]) and not each.startswith("_")]
+        near = difflib.get_close_matches(attribute, callables)
+        hint = f"did you mean {' or '.join(near)}?" if near else otherwise or f"write {form}"
+        raise ValueError(f"{argument}: {package} has no {kind} {attribute!r}; {hint}")
+    return module, found

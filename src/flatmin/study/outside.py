@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from flatmin.checks import import_named
+from flatmin.checks import import_callable
 from flatmin.engine.optimizer import FlatOptimizer
 from flatmin.protocol import asks_about_examples
 from flatmin.registry import GROUPS, Entry, Range
@@ -36,14 +35,9 @@ def entry(name: str) -> Entry:
     Raises:
         ValueError: it cannot be imported, or makes no method.
     """
-    package, _, attribute = name.partition(":")
-    module = import_named("method", name, "package.module:Class")
-    make = getattr(module, attribute, None)
+    module, make = import_callable("method", name, "package.module:Class", "class", other=Entry)
     if isinstance(make, Entry):
         return make
-    if not callable(make):
-        hint = _nearest(module, attribute, "write package.module:Class")
-        raise ValueError(f"method: {package} has no class {attribute!r}; {hint}")
     for found in _entries(module):
         if found.make is make:
             return found
@@ -65,14 +59,10 @@ def base(name: str) -> Base:
     Raises:
         ValueError: it cannot be imported, is nothing of this kind, or has no default learning rate.
     """
-    package, _, attribute = name.partition(":")
-    module = import_named("base", name, "package.module:function")
-    make = getattr(module, attribute, None)
+    module, make = import_callable("base", name, "package.module:function", "function", other=Base)
+    attribute = name.partition(":")[2]
     if isinstance(make, Base):
         return make
-    if not callable(make):
-        hint = _nearest(module, attribute, "write package.module:function")
-        raise ValueError(f"base: {package} has no function {attribute!r}; {hint}")
     for found in vars(module).values():
         if isinstance(found, Base) and found.make is make:
             return found
@@ -89,12 +79,6 @@ def base(name: str) -> Base:
         return Base(make, settings)
     settings["wd"] = Setting(float(parameters[decay].default), Range(1e-5, 1.0))
     return Base(lambda groups, lr, wd: make(groups, lr=lr, **{decay: wd}), settings)
-
-
-def _nearest(module: ModuleType, name: str, otherwise: str) -> str:
-    """The names of a module that are like one that it does not have."""
-    near = difflib.get_close_matches(name, [each for each in vars(module) if callable(vars(module)[each])])
-    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def _entries(module: ModuleType) -> list[Entry]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from flatmin.checks import import_named, known_name
+from flatmin.checks import import_callable, known_name
 from flatmin.study.networks.fast import fast_cifar_l, fast_cifar_m, fast_cifar_s
 from flatmin.study.networks.residual import preact_resnet18, resnet18, resnet20, wrn_28_10
 from flatmin.study.networks.transformer import small_vit
@@ -170,14 +169,7 @@ MODELS: dict[str, Factory] = {
 
 def _factory(name: str) -> Callable[..., Any]:
     """The function that `package.module:factory` names."""
-    module, _, function = name.partition(":")
-    found = import_named("model", name, "package.module:factory")
-    factory: Callable[..., Any] | None = getattr(found, function, None)
-    if not callable(factory):
-        callables = [each for each in vars(found) if callable(vars(found)[each]) and not each.startswith("_")]
-        near = difflib.get_close_matches(function, callables)
-        hint = f"did you mean {' or '.join(near)}?" if near else "write package.module:factory"
-        raise ValueError(f"model: {module} has no function {function!r}; {hint}")
+    factory: Callable[..., Any] = import_callable("model", name, "package.module:factory", "function")[1]
     return factory
 
 

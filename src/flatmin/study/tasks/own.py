@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import inspect
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from flatmin.checks import import_named
+from flatmin.checks import import_callable
 from flatmin.study.config import OF_OWN_TASKS, Run, Study, Training, number
 from flatmin.study.tasks import data_order
 from flatmin.study.tasks.outcome import EXAMPLE, Outcome, TaskError, evaluate
@@ -217,18 +216,13 @@ def load(name: str) -> Train:
     if name in _given:
         return _given[name]
     package, _, attribute = name.partition(":")
+    otherwise = f"write def {attribute or 'train'}(trial): ... there"
     try:
-        module = import_named("task", name, "package.module:function")
+        found: Train = import_callable("task", name, "package.module:function", "function", otherwise=otherwise)[1]
     except ValueError:
         raise
     except Exception as error:  # of the module's own code
         raise ValueError(f"task: importing {package!r} raised {type(error).__name__}: {error}") from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        near = difflib.get_close_matches(attribute, [each for each in vars(module) if callable(vars(module)[each])])
-        hint = f"did you mean {' or '.join(near)}?" if near else f"write def {attribute or 'train'}(trial): ... there"
-        raise ValueError(f"task: {package} has no function {attribute!r}; {hint}")
-    found: Train = function
     return found
 
 
