@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
 
-from flatmin.checks import at_least
-from flatmin.study import files, plan, pool, progress, tuning
+from flatmin.study import files, plan, progress, tuning
 from flatmin.study.config import Study
+from flatmin.study.launchers import launcher as launchers
+from flatmin.study.launchers.launcher import Job, Launch, Launcher
+from flatmin.study.launchers.local import Local
 from flatmin.study.minima import run_flatness
 from flatmin.study.plan import Plan
 from flatmin.study.report import write
 from flatmin.study.report.summary import Summary
 from flatmin.study.search import tuner
-from flatmin.study.tasks.runs import perform, task_of
+from flatmin.study.tasks.runs import task_of
 from flatmin.study.training import record
 
 
 def compare(
-    study: Study, out: Path, jobs: int = 1, *, command: str | None = None, console: Console | None = None
+    study: Study,
+    out: Path,
+    jobs: int = 1,
+    *,
+    launcher: Launcher | None = None,
+    command: str | None = None,
+    console: Console | None = None,
 ) -> Summary:
     """Run or continue `study` in the folder `out`, then report it.
 
     Args:
         study: the protocol.
         out: the study's folder: new, empty, or holding this same study.
-        jobs: worker processes, >= 1; affects no number but the seconds.
+        jobs: worker processes of this machine, >= 1; affects no number but the seconds.
+        launcher: what executes the runs instead; affects no number either.
         command: recorded as the command that made the study.
         console: where progress is shown; None shows none.
 
@@ -39,7 +49,7 @@ def compare(
         RunError: a run failed; the complete ones are kept.
     """
     console = console or Console(quiet=True)
-    at_least("jobs", jobs, 1)
+    launcher = launcher or Local(jobs)
     study = plan.canonical(study)
     planned = None
     if not study.tune:
@@ -48,13 +58,14 @@ def compare(
     task_of(study.task).prepare(study, console)
     with files.exclusive(out):
         record.begin_study(study, out, command)
-        if planned is None:
-            planned = plan.resolve(study, tuning.winners(tuner.run(study, out, jobs, console), study.noise))
-        complete(planned, out, jobs, console)
+        with launcher.start(study) as launch:
+            if planned is None:
+                planned = plan.resolve(study, tuning.winners(tuner.run(study, out, launch, console), study.noise))
+            complete(planned, out, launch, console)
         return write.refresh(out)
 
 
-def complete(planned: Plan, out: Path, jobs: int, console: Console) -> None:
+def complete(planned: Plan, out: Path, launch: Launch, console: Console) -> None:
     """Do the final runs that `out` does not hold yet, and measure their flatness if the study asks for it.
 
     Raises:
@@ -62,12 +73,9 @@ def complete(planned: Plan, out: Path, jobs: int, console: Console) -> None:
         RunError: a run failed.
     """
     count = planned.study.flatness
-    holds, do = (run_flatness.holds, run_flatness.train_and_measure) if count else (record.holds, perform)
-    damaged = run_flatness.damaged if count else record.damaged
-    more = (count,) if count else ()
-    names = [name for name, run in planned.runs.items() if not holds(out / name, run)]
-    missing = [(planned.runs[name], out / name, *more) for name in names]
-    progress.say_damage([file for name in names if (file := damaged(out / name))], console)
-    tasks = pool.run_all(do, missing, jobs, task_of(planned.study.task).inherited())
-    for _ in progress.track(tasks, len(missing), len(planned.runs), "training", console):
-        pass
+    holds, damaged = (run_flatness.holds, run_flatness.damaged) if count else (record.holds, record.damaged)
+    missing = [Job(run, out / name, count) for name, run in planned.runs.items() if not holds(out / name, run)]
+    progress.say_damage([file for job in missing if (file := damaged(job.folder))], console)
+    with closing(launch(missing, len(missing))) as done:
+        for _ in progress.track(launchers.complete(done), len(missing), len(planned.runs), "training", console):
+            pass

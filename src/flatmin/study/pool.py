@@ -11,12 +11,13 @@ process.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -32,9 +33,10 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 #: Whether workers are forked from a helper process, and what it has imported.
 FORKS = "forkserver" in multiprocessing.get_all_start_methods()
-PRELOADED = ["flatmin.study.tasks.runs", "torch._dynamo"]  # the first optimizer needs the last
+PRELOADED = ["flatmin.study.launchers.local", "torch._dynamo"]  # the first optimizer needs the last
 
 Task = TypeVar("Task", bound=tuple[Any, ...])
+Answer = TypeVar("Answer")
 
 
 class RunError(RuntimeError):
@@ -42,54 +44,58 @@ class RunError(RuntimeError):
 
 
 def run_all(
-    function: Callable[..., None], tasks: Sequence[Task], jobs: int, begin: Callable[[], None] | None = None
-) -> Iterator[Task]:
-    """Call `function(*task)` for every task on `jobs` processes, one torch thread each; yield tasks as they finish.
+    function: Callable[..., Answer], tasks: Iterable[Task], jobs: int, begin: Callable[[], None] | None = None
+) -> Generator[tuple[Task, Answer], None, None]:
+    """Call `function(*task)` for every task on `jobs` processes, one torch thread each; yield what is done.
 
-    With one job, the tasks run in this process. Leaving the iterator early, by an exception or SIGINT, ends the
-    workers. A worker whose parent dies exits. Workers are `OFFLINE`.
+    With one job, the tasks run in this process. Closing the iterator, an exception or SIGINT ends the workers. A worker
+    whose parent dies exits. Workers are `OFFLINE`.
 
     Args:
         function: an importable function.
-        tasks: the arguments of each call.
-        jobs: number of processes, >= 1.
+        tasks: the arguments of each call. The next one is asked for when a process is free.
+        jobs: number of processes, >= 1; as many as there are tasks are started.
         begin: called first in every worker; not in this process.
+
+    Yields:
+        Tasks and what their calls returned, as they finish.
 
     Raises:
         RunError: a task raised or its process died. The message has the task and the traceback.
     """
-    if min(jobs, len(tasks)) <= 1:
+    waiting = iter(tasks)
+    if jobs <= 1:
         with few_threads():
-            for task in tasks:
+            for task in waiting:
                 try:
-                    function(*task)
+                    answer = function(*task)
                 except Exception:
                     raise RunError(f"while at {task}:\n{traceback.format_exc()}") from None
-                yield task
+                yield task, answer
         return
 
-    waiting = list(reversed(tasks))
     workers: list[tuple[BaseProcess, Connection]] = []
     busy: dict[Connection, tuple[BaseProcess, Task]] = {}
 
-    def hand_out(process: BaseProcess, connection: Connection) -> None:
-        busy[connection] = process, waiting.pop()
+    def hand_out(process: BaseProcess, connection: Connection, task: Task) -> None:
+        busy[connection] = process, task
         with contextlib.suppress(OSError):  # the worker is dead; `_answer` reports it
-            connection.send(busy[connection][1])
+            connection.send(task)
 
     try:
-        for _ in range(min(jobs, len(tasks))):
+        for task in itertools.islice(waiting, jobs):
             workers.append(_start(function, begin))
-            hand_out(*workers[-1])
+            hand_out(*workers[-1], task)
         while busy:
             ready: list[Any] = wait(list(busy))
             for connection in ready:
                 process, task = busy.pop(connection)
-                if failure := _answer(process, connection):
+                failure, answer = _answer(process, connection)
+                if failure is not None:
                     raise RunError(f"while at {task}:\n{failure}")
-                if waiting:
-                    hand_out(process, connection)
-                yield task
+                for following in itertools.islice(waiting, 1):
+                    hand_out(process, connection, following)
+                yield task, answer
     finally:
         for process, connection in workers:
             connection.close()
@@ -98,7 +104,7 @@ def run_all(
             process.join()
 
 
-def _start(function: Callable[..., None], begin: Callable[[], None] | None) -> tuple[BaseProcess, Connection]:
+def _start(function: Callable[..., Any], begin: Callable[[], None] | None) -> tuple[BaseProcess, Connection]:
     """Start a worker; return it with the parent's end of its pipe."""
     context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
     context.set_forkserver_preload(PRELOADED)
@@ -110,20 +116,20 @@ def _start(function: Callable[..., None], begin: Callable[[], None] | None) -> t
     return process, ours
 
 
-def _answer(process: BaseProcess, connection: Connection) -> str | None:
-    """A worker's answer: None if its task is done, else the error."""
+def _answer(process: BaseProcess, connection: Connection) -> tuple[str | None, Any]:
+    """The error of a worker's task, or None and what the task returned."""
     try:
-        failure: str | None = connection.recv()
+        answer: tuple[str | None, Any] = connection.recv()
     except (EOFError, OSError):
         process.join()
-        failure = f"the worker process died (exit code {process.exitcode})"
-    return failure
+        return f"the worker process died (exit code {process.exitcode})", None
+    return answer
 
 
 def _work(
-    environment: dict[str, str], function: Callable[..., None], begin: Callable[[], None] | None, connection: Connection
+    environment: dict[str, str], function: Callable[..., Any], begin: Callable[[], None] | None, connection: Connection
 ) -> None:
-    """The main function of a worker: receive a task, send None or a traceback, until the parent closes the pipe."""
+    """The main function of a worker: receive a task, send (traceback or None, answer), until the pipe is closed."""
     os.environ.clear()
     os.environ.update(environment)  # the process that this one was forked from may be older than a variable
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,13 +143,13 @@ def _work(
             except EOFError:
                 return
             try:
-                function(*task)
+                answer = function(*task)
             except KeyboardInterrupt:  # the task was asked to stop and has saved its state
                 return
             except Exception:
-                connection.send(traceback.format_exc())
+                connection.send((traceback.format_exc(), None))
             else:
-                connection.send(None)
+                connection.send((None, answer))
 
 
 def _end_with_parent() -> None:

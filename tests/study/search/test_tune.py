@@ -245,9 +245,10 @@ def test_a_folder_that_another_process_makes_its_own_first_is_refused(tmp_path, 
 
 def test_a_study_goes_on_from_its_search(search, monkeypatch):
     done = []
-    monkeypatch.setattr("flatmin.study.comparison.perform", lambda *task: (done.append(task[0]), runs.perform(*task)))
+    perform = runs.perform
+    monkeypatch.setattr(runs, "perform", lambda *task: (done.append(task[0]), perform(*task)))
     before = tuning(search)
-    monkeypatch.setattr(tuner, "work", lambda *task: pytest.fail("a trial was repeated"))
+    monkeypatch.setattr(tuner, "_do_free", lambda *task: pytest.fail("a trial was repeated"))
     found = compare(SMALL, search)
     assert len(done) == 2 and all(run.test and run.seed == 0 for run in done) and tuning(search) == before
     assert {row.contender: row.settings for row in found.rows} == tuning_file.winners(before, [0.4])[0.4]
@@ -277,8 +278,9 @@ def test_a_failed_trial_counts_and_stays_in_the_record(tmp_path, monkeypatch):
     found = entries(tmp_path / "out")["sgd"]
     assert [trial["score"] is None for trial in found["trials"]] == [False, True, False]
     assert found["trials"][1]["error"] == "ArithmeticError: no convergence"
-    no_repeat(monkeypatch)
-    tuner.search(ONE, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        no_repeat(patch)
+        tuner.search(ONE, tmp_path / "out")
     assert entries(tmp_path / "out")["sgd"] == found
     assert len(sensitivity(ONE, tuning(tmp_path / "out"))[0].points) == 2
     assert compare(ONE, tmp_path / "out").rows[0].settings == found["winner"], "and the report takes it"

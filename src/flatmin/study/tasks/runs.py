@@ -68,14 +68,16 @@ def perform(
         config.save(run, path)
     metrics = folder / "metrics.jsonl"
     with files.naming(metrics):
-        metrics.write_text("", encoding="utf-8")
+        metrics.unlink(missing_ok=True)  # a worker whose parent was just killed may still write into the old one
+        file = metrics.open("w", encoding="utf-8")
 
     def log(row: dict[str, Any]) -> None:
-        with files.naming(metrics), metrics.open("a", encoding="utf-8") as file:
-            print(json.dumps(row, allow_nan=False), file=file)
+        with files.naming(metrics):
+            print(json.dumps(row, allow_nan=False), file=file, flush=True)
         show(row)
 
-    result = task.train(run, log, checkpoints, processes, watch, weights.keep, measure)
+    with file:
+        result = task.train(run, log, checkpoints, processes, watch, weights.keep, measure)
     weights.finish()
     files.write_json(folder / "result.json", result.as_json())
     checkpoints.clear()

@@ -1,4 +1,4 @@
-"""What a study knows of a task. Search, pool, records and reports speak to tasks through this interface only."""
+"""What a study knows of a task. Search, launchers, records and reports speak to tasks through this interface only."""
 
 from __future__ import annotations
 

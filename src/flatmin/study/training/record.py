@@ -2,7 +2,7 @@
 
 A run folder has `config.toml` (the run), `metrics.jsonl` (a line per evaluation) and `result.json`. The last is written
 at the end: a folder without it is not finished, and the run is repeated. So is a run of which one of the three files is
-damaged.
+damaged. A run that failed leaves `error.txt`, see `flatmin.study.launchers`.
 
 A study folder has `study.toml` (the protocol) and `env.json` (who began it). Nothing is written into any other folder.
 """
