@@ -12,8 +12,9 @@ from support import script
 from support.forked import Ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-#: Without what others import: the data, and the task of a study, which has tests of its own.
-SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name not in ("digits.py", "own_task.py"))
+#: Without what others import: the data, and tasks and bases of studies, which have tests of their own.
+IMPORTED = ("digits.py", "own_task.py", "set_task.py", "two_bases.py")
+SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name not in IMPORTED)
 NEEDS = {"lightning": "lightning", "accelerate": "accelerate", "hf": "transformers", "peft": "peft"}
 #: What torch says when it aborts while it takes a process group apart: on a busy machine gloo does, once in some dozens
 #: of runs, after all work is done. Nothing else is tried again.

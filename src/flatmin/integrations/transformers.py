@@ -39,7 +39,8 @@ class FlatTrainerMixin(Base):
 
     Args:
         *args: for `Trainer`.
-        method: what to ask for and where to go, for example `flatmin.PUGD()`.
+        method: what to ask for and where to go, for example `flatmin.PUGD()`. None where `optimizers` has a
+            `FlatOptimizer`, which is used as it is: that of a study's trial.
         **kwargs: for `Trainer`.
 
     Examples:
@@ -48,7 +49,7 @@ class FlatTrainerMixin(Base):
         ...     pass  # to be made with method=flatmin.SAM()
     """
 
-    def __init__(self, *args: Any, method: Method, **kwargs: Any):
+    def __init__(self, *args: Any, method: Method | None = None, **kwargs: Any):
         self.method = method
         self._flat: FlatOptimizer | None = None
         self._micro_batches: list[Any] = []
@@ -58,12 +59,21 @@ class FlatTrainerMixin(Base):
         """`Trainer`'s optimizer as the base of a `FlatOptimizer`.
 
         Raises:
-            TypeError: `optimizers` has a `FlatOptimizer`. Give it the base.
+            TypeError: `optimizers` has a `FlatOptimizer`, and there is a method besides.
+            ValueError: there is neither.
         """
         base = super().create_optimizer(*args, **kwargs)
         if self._flat is None or getattr(base, "optimizer", base) is not self._flat:  # else `train` is called again
             scaler = self.accelerator.scaler
-            base = self.optimizer = self._flat = FlatOptimizer(base, self.method, model=self.model, scaler=scaler)
+            if self.method is not None:
+                base = FlatOptimizer(base, self.method, model=self.model, scaler=scaler)
+            elif not isinstance(base, FlatOptimizer):
+                raise ValueError(
+                    "FlatTrainer got no method; write FlatTrainer(method=flatmin.PUGD(), ...), or "
+                    "optimizers=(flat_optimizer, None)"
+                )
+            base.scaler = scaler
+            self.optimizer = self._flat = base
             if scaler is not None:  # for clipping; p.grad holds the direction, which has no scale
                 self.accelerator.unscale_gradients = lambda optimizer=None: None
         return base

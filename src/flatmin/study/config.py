@@ -26,10 +26,13 @@ Average = Literal["none", "ema", "swa"]
 Precision = Literal["float32", "bfloat16"]
 Augment = Literal["none", "flip", "crop-flip", "crop-flip-cutout", "translate-flip"]
 
-#: The task that is built in.
-IMAGES = "images"
-#: The options of `Training` that a training function of the user's own takes. It decides the others itself.
-OF_OWN_TASKS = ("task", "budget", "average")
+#: The tasks that are built in.
+IMAGES, TEXT = "images", "text"
+#: The options of `Training` that all tasks take. A training function of the user's own decides the others itself.
+OF_ALL = ("task", "budget", "average", "robustness")
+#: Those that only `text` takes, and those that it shares with images.
+OF_TEXT = ("context", "width", "depth", "then", "then_steps", "then_lr")
+SHARED = ("data", "epochs", "batch_size", "schedule", "warmup", "clip", "decay_vectors", "precision", "evaluations")
 
 #: The first seed of tuning runs. Final runs use smaller ones, so no final run repeats a tuning run.
 FIRST_TUNING_SEED = 1000
@@ -40,12 +43,13 @@ class Training:
     """The options that all trainings of a study share, whatever their optimizer.
 
     Args:
-        task: images, which the options below describe, or package.module:function, a training function of your own,
-            see `flatmin.study.Trial`. Such a function takes budget and average, and decides the rest itself.
+        task: images or text, which the options below describe, or package.module:function, a training function of your
+            own, see `flatmin.study.Trial`. Such a function takes budget, average and robustness, and decides the rest.
         data: digits (1,797 real 8x8 images bundled with scikit-learn, split 60/20/20), the id of a data set on the
             Hugging Face hub, or a folder: Parquet files as on the hub, or one folder of images per class. Where the
             data have no test split, a fifth (20 %) of the training images is held out as one, the same for every
-            seed. A tenth of the rest is the validation split.
+            seed. A tenth of the rest is the validation split. For text: a file in UTF-8, whose first 90 % are for
+            training, the next 5 % for validation, the last 5 % for the test.
         subset: train on this many examples. The subset is class-balanced and the same for every seed. 0 trains on all
             examples.
         image_size: resize the shorter side to this many pixels and crop the centre. 0 keeps the images, which must
@@ -58,7 +62,8 @@ class Training:
             num_classes.
         pretrained: call that factory with pretrained=True.
         epochs: passes over the training set, >= 1.
-        batch_size: examples per step, >= 2, at most the training set. An incomplete last batch is dropped.
+        batch_size: examples per step, >= 2, at most the training set. An incomplete last batch is dropped. An example
+            of text is a window of `context` characters.
         micro_batches: parts in which a batch is computed, >= 1. Saves memory; changes only what BatchNorm computes.
         budget: steps: all methods take the same number of steps. grads: all methods compute the same number of
             gradients; one that needs k gradients per step takes 1/k of the steps.
@@ -79,8 +84,15 @@ class Training:
             after every epoch.
         flip_at_test: evaluate on the sum of the logits of each image and of its mirror image. Doubles the cost of an
             evaluation.
-        robustness: measure the accuracy of final runs after rounding the weights and under noise on weights and images
-            and blur, and their calibration, on the test split after the last step: 23 more evaluations.
+        robustness: measure the test metric of final runs after rounding the weights and under noise on weights, after
+            the last step: 18 more evaluations. Of images also under noise on images and blur, and the calibration: 23.
+        context: of text: the characters that a prediction may see, >= 2.
+        width: of text: the width of the transformer, a multiple of 32, with a head of attention for each 32.
+        depth: of text: its blocks, >= 1.
+        then: of text: another file. After the last step of a final run, training goes on with it, with plain AdamW,
+            and what is forgotten of the first is measured.
+        then_steps: number of those steps, >= 1, the same for all methods.
+        then_lr: their learning rate, > 0, constant and the same for all methods.
     """
 
     task: str = IMAGES
@@ -105,6 +117,12 @@ class Training:
     evaluations: int = 0
     flip_at_test: bool = False
     robustness: bool = False
+    context: int = 64
+    width: int = 64
+    depth: int = 4
+    then: str = ""
+    then_steps: int = 300
+    then_lr: float = 1e-3
 
     def check(self) -> None:
         """Check the range of every option.
@@ -119,8 +137,14 @@ class Training:
             ("batch_size", 2),
             ("clip", 0),
             ("evaluations", 0),
+            ("context", 2),
+            ("depth", 1),
+            ("then_steps", 1),
         ):
             at_least(name, getattr(self, name), low)
+        at_least("then_lr", self.then_lr, 0, strictly=True)
+        if self.width < 32 or self.width % 32:
+            raise ValueError(f"width must be a multiple of 32, got {self.width}; write --width 64")
         between("micro_batches", self.micro_batches, 1, self.batch_size // 2)
         between("warmup", self.warmup, 0, 1, "[)")
         between("label_smoothing", self.label_smoothing, 0, 1, "[)")
@@ -269,9 +293,43 @@ class Study(Training):
         return Run(**shared, contender=contender, settings=settings, noise=noise, seed=seed, test=test)
 
 
+def options_of(task: str) -> tuple[str, ...]:
+    """The names of the options of `Training` that a task takes."""
+    if task == IMAGES:
+        return tuple(f.name for f in dataclasses.fields(Training) if f.name not in OF_TEXT)
+    return (*OF_ALL, *SHARED, *OF_TEXT) if task == TEXT else OF_ALL
+
+
+def check_options(training: Training) -> None:
+    """Refuse options that the task does not take.
+
+    Raises:
+        ValueError: one of them is not at its default.
+    """
+    taken = options_of(training.task)
+    for f in dataclasses.fields(Training):
+        value = getattr(training, f.name)
+        if f.name not in taken and value != f.default:
+            kind, flag = TEXT if f.name in OF_TEXT else IMAGES, f.name.replace("_", "-")
+            own = f" and not of {training.task};"
+            if ":" in training.task:
+                own = f"; {training.task} decides it itself, so"
+            raise ValueError(f"{f.name} = {value} is an option of {kind}{own} leave out --{flag}")
+
+
 def defaults(task: str) -> dict[str, Any]:
-    """The fields of a `Study` whose default depends on the task: one's own has no label noise unless told."""
-    return {} if task == IMAGES else {"task": task, "noise": (0.0,)}
+    """The fields of a `Study` whose default depends on the task.
+
+    Only images have label noise unless told. A transformer is trained with AdamW, in smaller batches than images.
+    """
+    if task == IMAGES:
+        return {}
+    found: dict[str, Any] = {"task": task, "noise": (0.0,)}
+    if task == TEXT:
+        methods = ("adamw", "sam", "pugd", "msam", "adamw+ema")
+        found |= {"data": "", "methods": methods, "base": "adamw", "arms": ("default",)}
+        found |= {"epochs": 2, "batch_size": 16, "warmup": 0.05}
+    return found
 
 
 def load(cls: type[Config], path: Path, needed: Sequence[str] = ()) -> Config:
@@ -286,9 +344,8 @@ def load(cls: type[Config], path: Path, needed: Sequence[str] = ()) -> Config:
 
 def save(config: Run | Study, path: Path) -> None:
     """Write a `Run` or a `Study` as TOML, with every field that its task takes."""
-    own = config.task != IMAGES
-    without = [f.name for f in dataclasses.fields(Training) if own and f.name not in OF_OWN_TASKS]
-    toml.save(config, path, without)
+    taken = options_of(config.task)
+    toml.save(config, path, [f.name for f in dataclasses.fields(Training) if f.name not in taken])
 
 
 def check_batch_size(training: Training, examples: int) -> None:

@@ -18,7 +18,7 @@ from flatmin.study import outside
 from flatmin.study.bases import BASES, Base, Groups, Setting
 
 
-def _groups(net: nn.Module, decay_vectors: bool) -> Groups:
+def parameter_groups(net: nn.Module, decay_vectors: bool) -> Groups:
     """The parameters of `net`, those without weight decay in a group of their own."""
     parameters = list(net.parameters())
     if decay_vectors:
@@ -208,7 +208,8 @@ class Contender:
             ValueError: see `check_decay`.
         """
         self.check_decay(decay_vectors)
-        base, method = self.parts(_groups(net, decay_vectors), settings, {"steps": steps, "examples": examples})
+        groups = parameter_groups(net, decay_vectors)
+        base, method = self.parts(groups, settings, {"steps": steps, "examples": examples})
         return FlatOptimizer(base, method, model=net, seed=seed)
 
     def parts(self, groups: Groups, settings: Mapping[str, float], known: Mapping[str, int]) -> tuple[Any, Method]:

@@ -113,7 +113,7 @@ def single(training: Training, contender: str, settings: dict[str, float], noise
 
     Args:
         training: what all runs share, whatever their contender.
-        contender: METHOD+AVERAGE@BASE.
+        contender: METHOD+AVERAGE@BASE. Without a base it is that of the task: SGD, or AdamW for text.
         settings: values that differ from the contender's default settings.
         noise: the fraction of training labels that are replaced, in [0, 1].
         seed: of all random numbers, >= 0.
@@ -121,7 +121,8 @@ def single(training: Training, contender: str, settings: dict[str, float], noise
     Raises:
         ValueError: an unknown name, or a value out of range.
     """
-    found = Contender.parse(contender, training.average)
+    base = str(config.defaults(training.task).get("base", "sgd"))
+    found = Contender.parse(contender, training.average, base)
     for name in settings:
         known_name("settings", name, found.names())
     task_of(training.task).check(training)
@@ -131,4 +132,4 @@ def single(training: Training, contender: str, settings: dict[str, float], noise
     except ValueError as error:
         raise ValueError(f"settings: {error}") from None
     shared = {f.name: getattr(training, f.name) for f in dataclasses.fields(Training)}
-    return Run(str(Contender.parse(contender)), {**found.default(), **settings}, noise, seed, **shared)
+    return Run(str(Contender.parse(contender, base=base)), {**found.default(), **settings}, noise, seed, **shared)

@@ -74,3 +74,12 @@ def check(study: Study) -> None:
             raise ValueError(f"fix: {error}") from None
         if study.tune > 1 and not space(study, name):
             raise ValueError(f"fix leaves nothing to search for {name}; leave out --tune {study.tune}")
+
+
+def bases_in_words(study: Study) -> str:
+    """The default settings of the contenders' bases, without the learning rate."""
+    bases = {contender.base: contender.base_entry for contender in known(study).values()}
+    return "; ".join(
+        f"{name} " + ", ".join(f"{key} {one.default:g}" for key, one in bases[name].settings.items() if key != "lr")
+        for name in bases
+    )

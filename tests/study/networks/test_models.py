@@ -176,7 +176,7 @@ def test_a_shortcut_without_parameters_skips_pixels_and_adds_zeros():
 
 def test_attention_is_torchs():
     torch.manual_seed(0)
-    ours = transformer.Attention()
+    ours = transformer.Attention(transformer.WIDTH, transformer.HEADS)
     theirs = nn.MultiheadAttention(transformer.WIDTH, transformer.HEADS, batch_first=True)
     with torch.no_grad():
         for mine, its in (

@@ -13,9 +13,9 @@ from flatmin.study import compare, config, estimate, files, outside
 from flatmin.study.config import Run, Study
 from flatmin.study.contender import Contender
 from flatmin.study.pool import RunError
-from flatmin.study.report import write
+from flatmin.study.report import robustness_tables, write
 from flatmin.study.report.summary import as_json, summarise
-from flatmin.study.tasks import own
+from flatmin.study.tasks import function, own
 from flatmin.study.tasks.own import Own
 from flatmin.study.tasks.runs import perform, task_of
 from flatmin.study.training import checkpoints, record
@@ -140,7 +140,22 @@ def taken(trial):
 
 def half_a_loss(trial):
     net = loop(trial)
-    return good(net=net)
+    return good(net=net, batches=[(x, y)])
+
+def netless(trial):
+    loop(trial)
+    return good(test=lambda: 1.0)
+
+def constant(trial):
+    return good(net=loop(trial), test=1.0)
+
+def of_another(trial):
+    other = loop(trial)
+    return good(net=nn.Linear(3, 1), test=lambda: rmse(other, slice(48, 64)))
+
+def goes_on(trial):
+    net = loop(trial)
+    return good(test=lambda: rmse(net, slice(48, 64)), forgetting=lambda: (3.0, math.nan))
 
 def unsaved(trial):
     net = nn.Linear(3, 1)
@@ -189,6 +204,45 @@ def rateless(groups, lr):
 def two(groups, lr=0.01):
     first, second = groups[0]["params"]
     return [torch.optim.SGD([first], lr=lr), torch.optim.AdamW([second], lr=lr)]
+
+def lightning_loop(trial):
+    import lightning
+    from flatmin.integrations.lightning import FlatModule
+    class Module(FlatModule, lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+        def training_step(self, batch, number):
+            return losses(self.net, *batch).mean()
+        def configure_optimizers(self):
+            return trial.optimizer(self.parameters(), model=self)
+    module, loader = Module(), DataLoader(data, batch_size=8, shuffle=True)
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = lightning.Trainer(max_steps=trial.max_steps(3 * len(loader)), accelerator="cpu", **quiet)
+    trainer.fit(module, loader)
+    return good(validation=rmse(module.net, slice(32, 48)))
+
+def trainer_loop(trial):
+    import tempfile
+    from transformers import TrainingArguments
+    from flatmin.integrations.transformers import FlatTrainer
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+        def forward(self, x, y):
+            return {"loss": losses(self.net, x, y).mean()}
+    def collate(rows):
+        return dict(zip("xy", map(torch.stack, zip(*rows))))
+    model = Model()
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            output_dir=folder, max_steps=trial.max_steps(12), per_device_train_batch_size=8, report_to="none",
+            save_strategy="no", logging_strategy="no", disable_tqdm=True, use_cpu=True, seed=trial.seed,
+        )
+        optimizers = (trial.optimizer(model.parameters(), model=model), None)
+        FlatTrainer(model=model, args=args, train_dataset=data, data_collator=collate, optimizers=optimizers).train()
+    return good(validation=rmse(model.net, slice(32, 48)))
 
 def adagrad(groups, lr, eps):
     return torch.optim.Adagrad(groups, lr=lr, eps=eps)
@@ -394,7 +448,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path, monkeypatch, task):
         ("forgets_test", "Outcome lacks test in a final run"),
         ("words", "validation must be a number, got 'good'"),
         ("taken", "others must not be called 'seconds'"),
-        ("half_a_loss", "Outcome got net; flatness needs net, loss and batches"),
+        ("half_a_loss", "Outcome got net and batches; flatness needs net, loss and batches"),
         ("idle", "no optimizer of the trial took a step.*write"),
         ("alone", "no optimizer of the trial took a step.*opt = trial.optimizer"),
         ("unsaved", r"save lacks the optimizer .*write save=\[net, opt\]"),
@@ -510,8 +564,40 @@ def test_the_example_is_a_study(tmp_path, monkeypatch):
     assert all(next(iter(row.runs.values())).measure("trace") for row in found.rows)
 
 
+@pytest.mark.usefixtures("no_report")
+def test_the_example_of_sets_is_a_study(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    found = compare("set_task:train", ["plain", "sam"], base="adamw", fix=("lr=0.01",), out=tmp_path / "out", **SMALL)
+    assert all(0.5 < row.test.mean < 4 for row in found.rows)  # the mean of the sums is 16, and their spread 8
+    set_task = sys.modules["set_task"]
+    net, (images, mask, _) = set_task.DeepSet(), set_task.test.tensors
+    order = torch.tensor([2, 0, 1, 4, 3])
+    torch.testing.assert_close(net(images[:, order], mask[:, order]), net(images, mask))
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
+def test_muon_and_adamw_are_one_base(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[3] / "examples")
+    monkeypatch.setattr(checkpoints, "INTERVAL", 0.0)
+    names = ["plain@two_bases:make", "sam@two_bases:make"]
+    found = study("train", ["plain", "sam"], tmp_path / "out", base="two_bases:make")
+    assert [(row.contender, row.gradient_evaluations) for row in found.rows] == [*zip(names, (12, 24), strict=True)]
+    run = next(iter(found.rows[1].runs.values())).run
+
+    def stop(step, *_):
+        if step == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        perform(run, tmp_path / "stopped", watch=stop)
+    perform(run, tmp_path / "stopped")
+    (whole,) = found.rows[1].runs.values()
+    assert record.read(tmp_path / "stopped")[1].test == whole.test != next(iter(found.rows[0].runs.values())).test
+
+
 def test_groups_keep_their_options(task):
-    trial = own._Watched(Run("sgd", task=f"{NAME}:train", settings={"lr": 0.5, "wd": 0.25}), lambda: None)
+    trial = function.WatchedTrial(Run("sgd", task=f"{NAME}:train", settings={"lr": 0.5, "wd": 0.25}), lambda: None)
     net = nn.Linear(3, 1)
     opt = trial.optimizer([{"params": [net.weight]}, {"params": [net.bias], "weight_decay": 0.0, "perturb": False}])
     assert [(group["lr"], group["weight_decay"]) for group in opt.param_groups] == [(0.5, 0.25), (0.5, 0.0)]
@@ -533,6 +619,55 @@ def test_a_condition_must_be_read(tmp_path):
     assert [next(iter(row.runs.values())).result.validation for row in found.rows] == [0.0, 0.25]
     with pytest.raises(RunError, match=r"the task does not read trial.noise; .* write --noise 0"):
         study("closures", out=tmp_path / "other", noise=(0.25,))
+
+
+# -- robustness and forgetting -----------------------------------------------------------------------------------------
+
+
+def test_robustness_is_the_test_metric_at_changed_weights(tmp_path, monkeypatch):
+    found = study("train", ["sgd", "sam"], tmp_path / "out", robustness=True)
+    for row in found.rows:
+        (run,) = row.runs.values()
+        assert {*run.result.robustness} == {"rounding", "weight_noise"}
+        values = [value for levels in run.result.robustness.values() for value in levels.values()]
+        assert len({*values, run.test}) == 7 and max(abs(value - run.test) for value in values) < 1.0
+        assert robustness_tables.WEIGHTS[2].lost(run) == run.result.robustness["rounding"]["3"] - run.test
+    report = (tmp_path / "out/report.md").read_text()
+    assert "### Test RMSE with changed weights, mm, default settings" in report and "images" not in report
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("netless", r"robustness needs the network that is tested.*write Outcome\(test=lambda: ..., net=net\)"),
+        ("constant", "robustness needs the network that is tested, and test as a function of it"),
+        ("of_another", "test does not call the network that is handed over as net"),
+    ],
+)
+def test_robustness_without_what_it_needs_says_what_to_write(function, message, tmp_path):
+    with pytest.raises(RunError, match=f"(?s){message}"):
+        study(function, out=tmp_path / "out", robustness=True)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_a_task_may_measure_what_it_forgets(tmp_path):
+    (row,) = study("goes_on", out=tmp_path / "out").rows
+    (run,) = row.runs.values()
+    assert run.result.robustness == {"forgetting": {"after": 3.0, "lost": 3.0 - run.test, "second": None}}
+
+
+# -- loops of others ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_report")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("loop", ["lightning", "trainer"])
+def test_loops_of_others_train_a_trial(loop, tmp_path):
+    pytest.importorskip({"lightning": "lightning", "trainer": "transformers"}[loop])
+    found = study(f"{loop}_loop", ["sgd", "sam"], tmp_path / "out", budget="grads")
+    results = [next(iter(row.runs.values())).result for row in found.rows]
+    assert [(one.steps, one.gradient_evaluations) for one in results] == [(12, 12), (6, 12)]
+    assert results[0].validation != results[1].validation
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from flatmin.study.minima.measures import Reading
 from flatmin.study.minima.run_flatness import Measurements
 from flatmin.study.networks import models
 from flatmin.study.report import html, robustness_tables, summary, write
-from flatmin.study.report.robustness_tables import COLUMNS
+from flatmin.study.report.robustness_tables import IMAGES, WEIGHTS
 from flatmin.study.stats import paired_difference, rank_correlation
 from flatmin.study.tasks.runs import perform
 from flatmin.study.training import loop, record, robust
@@ -34,6 +34,8 @@ from support.report_pages import Page
 #: One process of the test run has all tests, so that what they share is made once.
 pytestmark = pytest.mark.xdist_group("robust")
 
+#: What is measured of images.
+COLUMNS = (*WEIGHTS, *IMAGES)
 SMALL = {"subset": 120, "batch_size": 20, "epochs": 1}
 RUN = Run("pugd+ema", settings={"lr": 0.1, "ema_decay": 0.5}, robustness=True, seed=3, **SMALL)
 LEVELS = [(column.group, column.level) for column in COLUMNS]

@@ -1,1 +1,1 @@
-"""Data sets: sources, the decoded-image cache, splits and label noise."""
+"""Data sets: sources, the decoded-image cache, splits and label noise; text."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from flatmin.study import settings
-from flatmin.study.config import FIRST_TUNING_SEED, IMAGES, Study
+from flatmin.study.config import FIRST_TUNING_SEED, IMAGES, TEXT, Study
 from flatmin.study.minima.measures import MEASURES
 from flatmin.study.minima.run_flatness import STUDY
 from flatmin.study.report.summary import Summary
@@ -18,7 +19,7 @@ def headline(name: str, study: Study) -> str:
     """The title of a report."""
     contenders = f"{len(study.methods)} optimizers" if len(study.methods) > 1 else study.methods[0]
     seeds = f"{study.seeds} paired seeds" if study.seeds > 1 else "1 seed"
-    what = study.data if study.task == IMAGES else study.task
+    what = Path(study.data).name if study.task == TEXT else study.data if study.task == IMAGES else study.task
     return f"{name}: {contenders} on {what}, n = {seeds}"
 
 
@@ -30,7 +31,7 @@ def in_words(summary: Summary) -> list[tuple[str, str]]:
         *task_of(study.task).in_words(study, parameters),
         ("Budget", _budget(study)),
         ("Seeds", _seeds(study)),
-        ("Selection", _selection(study)),
+        ("Selection", _selection(study, summary.metric.name)),
         *([("Flatness", _flatness(summary))] if study.flatness else []),
         *([("Robustness", _robustness(study))] if study.robustness else []),
         (
@@ -74,14 +75,14 @@ def _seeds(study: Study) -> str:
     )
 
 
-def _selection(study: Study) -> str:
+def _selection(study: Study, metric: str) -> str:
     words = ["The test split is read once, after the last step. No epoch is selected."]
     if "default" in study.arms:
         words.append("Default settings are the published ones.")
     if "tuned" in study.arms and study.tune:
         each, over = (" and condition", "in it") if study.tune_per_condition else ("", "over all conditions")
         words.append(
-            f"Tuned settings are the best of {study.tune} trials per method{each} by mean final validation accuracy "
+            f"Tuned settings are the best of {study.tune} trials per method{each} by mean final validation {metric} "
             f"{over}, with {_from(FIRST_TUNING_SEED, study.tune_seeds)}, which no final run uses."
         )
         words.append(f"Searched: {', '.join(_searched(study))}.")
@@ -126,11 +127,12 @@ def _flatness(summary: Summary) -> str:
 
 
 def _robustness(study: Study) -> str:
+    images = "; noise on images is in standard deviations of the training images, one draw; a blur is in pixels"
     return (
         "Measured after the last step at the weights that are tested, on the test split. Rounding is symmetric, with "
         "one step per output channel. Noise on weights is Gaussian, in percent of the norm of each filter, the mean "
-        f"over {robust.DRAWS} draws; noise on images is in standard deviations of the training images, one draw; a "
-        "blur is in pixels. Runs of one seed have the same draws. BatchNorm's statistics are not computed again."
+        f"over {robust.DRAWS} draws{images * (study.task == IMAGES)}. Runs of one seed have the same draws. "
+        "BatchNorm's statistics are not computed again."
     )
 
 

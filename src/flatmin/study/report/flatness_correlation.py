@@ -10,7 +10,7 @@ from flatmin.study.minima.run_flatness import STUDY
 from flatmin.study.report.summary import Finished, Row, Summary
 from flatmin.study.stats import Interval, rank_correlation, t_interval
 
-#: What a measure is correlated with: a number of which lower is better; None where a run has none.
+#: A number of a run, of which lower is better; None where a run has none.
 Outcome = Callable[[Finished], "float | None"]
 
 #: Names of the measures with their units, for axes.
@@ -98,12 +98,21 @@ def as_json(summary: Summary) -> dict[str, Any]:
 def _correlate(rows: list[Row], arm: str, noise: float, name: str, outcome: Outcome) -> FlatnessCorrelation:
     runs = [point for row in rows for point in points(row, name, outcome)]
     means = [(x.mean, y.mean) for x, y in filter(None, (mean(row, name, outcome) for row in rows))]
-    by_seed = [[(x, y) for each, x, y in runs if each == seed] for seed in sorted({seed for seed, _, _ in runs})]
-    within = [value for some in by_seed if (value := _correlation(some).value) is not None]
     everything = _correlation([(x, y) for _, x, y in runs])
-    return FlatnessCorrelation(
-        arm, noise, name, everything, _correlation(means), t_interval(within) if within else None
-    )
+    return FlatnessCorrelation(arm, noise, name, everything, _correlation(means), _within_seeds(runs))
+
+
+def within_seeds(rows: Sequence[Row], one: Outcome, other: Outcome) -> Interval | None:
+    """The rank correlation of two numbers over the contenders within a seed, over the seeds; None if there is none."""
+    runs = [(seed, one(run), other(run)) for row in rows for seed, run in row.runs.items()]
+    return _within_seeds([(seed, x, y) for seed, x, y in runs if x is not None and y is not None])
+
+
+def _within_seeds(points: Sequence[tuple[int, float, float]]) -> Interval | None:
+    """Of (seed, number, number)."""
+    by_seed = [[(x, y) for each, x, y in points if each == seed] for seed in sorted({seed for seed, _, _ in points})]
+    within = [value for some in by_seed if (value := _correlation(some).value) is not None]
+    return t_interval(within) if within else None
 
 
 def _correlation(points: Sequence[tuple[float, float]]) -> RankCorrelation:

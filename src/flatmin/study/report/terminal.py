@@ -39,7 +39,7 @@ def show(summary: Summary, console: Console) -> None:
             console.print(f"[bold]{heading[0].upper()}{heading[1:]}.[/bold] {escape(text)}", highlight=False)
     console.print(*tables.legend(summary, terse=True), sep="\n", highlight=False, markup=False)
     for heading, rows in robustness_tables.panels(summary):
-        console.print(f"Test accuracy after changes, %, and calibration, {heading}", style="bold", highlight=False)
+        console.print(f"{_after_changes(summary)}, {heading}", style="bold", highlight=False)
         console.print(_robustness(summary, rows))
         note = f"Means. Bold: the interval of the difference to {summary.baseline} excludes 0. More in report.md."
         console.print(note, highlight=False, markup=False)
@@ -78,18 +78,26 @@ def _table(summary: Summary, arm: str, noises: Sequence[float], settings: bool) 
     return table
 
 
+def _after_changes(summary: Summary) -> str:
+    """What the table of robustness holds."""
+    measured, unit = robustness_tables.columns(summary), f", {summary.metric.unit}" if summary.metric.unit else ""
+    words = f"Test {summary.metric.name} after changes{unit}"
+    return f"{words}, and calibration" if robustness_tables.IMAGES[0] in measured else words
+
+
 def _robustness(summary: Summary, rows: Sequence[Row]) -> Table:
     """Means only, so that twelve numbers fit into 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=0)
     table.add_column("\nmethod", min_width=6)
-    for column in robustness_tables.COLUMNS:
+    shown = robustness_tables.columns(summary)
+    for column in shown:
         table.add_column(column.head.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row in rows:
         cells = []
-        for column in robustness_tables.COLUMNS:
+        for column in shown:
             mean, paired = column.over(row), robustness_tables.difference(summary, column, row)
             clear = paired is not None and paired.half_width is not None and abs(paired.mean) > paired.half_width
-            cell = column.mean_in_words(mean.mean) if mean else "–"
+            cell = column.mean_in_words(mean.mean, row.metric) if mean else "–"
             cells.append(f"[bold]{cell}[/bold]" if clear else cell)
         table.add_row(escape(row.contender), *cells)
     return table

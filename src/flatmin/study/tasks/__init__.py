@@ -1,1 +1,1 @@
-"""What the runs of a study train: images, or a training function of one's own."""
+"""What the runs of a study train: images, text, or a training function of one's own."""

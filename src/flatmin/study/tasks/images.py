@@ -12,11 +12,11 @@ import torch
 from rich.console import Console
 
 from flatmin.study import settings
-from flatmin.study.config import Run, Study, Training, check_batch_size
+from flatmin.study.config import Run, Study, Training, check_batch_size, check_options
 from flatmin.study.data import sources
 from flatmin.study.data.dataset import check, load_dataset
 from flatmin.study.networks import models
-from flatmin.study.tasks.task import Cost, Measure
+from flatmin.study.tasks.task import FORWARD, Cost, Measure
 from flatmin.study.training import loop, robust
 from flatmin.study.training.checkpoints import Checkpoints
 from flatmin.study.training.loop import Keep, Log, Watch
@@ -26,8 +26,6 @@ from flatmin.study.training.torchrun import Processes
 
 #: A calibration takes this many steps, or as many as fit into these seconds, after one that warms up.
 STEPS, SECONDS = 32, 0.5
-#: A forward pass alone, in gradients.
-FORWARD = 1 / 3
 
 
 class Images:
@@ -36,7 +34,8 @@ class Images:
     keeps_weights = True
 
     def check(self, training: Training) -> None:
-        """Check the names of data and network."""
+        """Check the names of data and network, and refuse options of text."""
+        check_options(training)
         check(training.data)
         models.check(training.model)
 
@@ -166,14 +165,5 @@ def _training(study: Study) -> str:
         parts.append("evaluated on images and their mirror images")
     if study.average != "none":
         parts.append(f"the {study.average.upper()} average of the weights is what is evaluated")
-    parts.append(f"unless searched or fixed otherwise: {_bases(study)}")
+    parts.append(f"unless searched or fixed otherwise: {settings.bases_in_words(study)}")
     return ", ".join(parts) + "."
-
-
-def _bases(study: Study) -> str:
-    """The default settings of the bases."""
-    bases = {contender.base: contender.base_entry for contender in settings.known(study).values()}
-    return "; ".join(
-        f"{name} " + ", ".join(f"{key} {one.default:g}" for key, one in bases[name].settings.items() if key != "lr")
-        for name in bases
-    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from flatmin.study.metric import Better, Metric
 
@@ -39,9 +40,12 @@ class Outcome:
         others: further numbers of final runs, which are shown and decide nothing; values may be functions.
         diverged: whether the training failed. Then `validation` and `test` must be finite numbers all the same, such as
             those of a constant prediction.
-        net: the network, for the flatness of its minimum; with `loss` and `batches`.
+        net: the network that was tested. With `--robustness` its weights are changed, and `test`, a function that reads
+            it, is called again. With `loss` and `batches`, for the flatness of its minimum.
         loss: (outputs, targets) -> the mean over the examples of a batch, or their losses (n,).
         batches: (inputs, targets), training data in a fixed order: a list, or a DataLoader without shuffling.
+        forgetting: goes on with a copy of the network and other data; returns the metric on the first test data after
+            that, and the metric on test data of the others. Called in final runs only; None measures nothing.
 
     Raises:
         TaskError: a value is missing or of the wrong type.
@@ -57,6 +61,7 @@ class Outcome:
     net: nn.Module | None = None
     loss: Callable[[Any, Any], Tensor] | None = None
     batches: Iterable[Any] | None = None
+    forgetting: Callable[[], tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
         if self.validation is None:
@@ -64,13 +69,32 @@ class Outcome:
         if self.better not in ("lower", "higher"):
             raise TaskError(f"Outcome needs better, 'lower' or 'higher', got {self.better!r}; write {EXAMPLE}")
         given = [name for name in ("net", "loss", "batches") if getattr(self, name) is not None]
-        if 0 < len(given) < 3:
+        if len(given) < 3 and given not in ([], ["net"]):
             raise TaskError(f"Outcome got {' and '.join(given)}; flatness needs net, loss and batches, all three")
 
     def scored_by(self) -> Metric:
         """The metric."""
         assert self.better is not None
         return Metric(self.metric, self.better, self.unit)
+
+    def scored_network(self) -> tuple[nn.Module, Callable[[], float]]:
+        """The network, and the function that computes the metric on test data from it.
+
+        Raises:
+            TaskError: there is no network, or `test` is no function of it.
+        """
+        write = "write Outcome(test=lambda: ..., net=net), with a function that evaluates net"
+        if self.net is None or not callable(self.test):
+            raise TaskError(f"robustness needs the network that is tested, and test as a function of it; {write}")
+        net, test, ran = self.net, self.test, set[int]()
+        hook = register_module_forward_pre_hook(lambda module, inputs: ran.add(id(module)))
+        try:
+            test()
+        finally:
+            hook.remove()
+        if ran.isdisjoint(map(id, net.modules())):
+            raise TaskError(f"robustness: test does not call the network that is handed over as net; {write}")
+        return net, lambda: plain("test", test())
 
 
 def plain(name: str, value: Any) -> float:

@@ -8,7 +8,8 @@ from typing import Any
 
 from flatmin.checks import known_name
 from flatmin.study import config, files
-from flatmin.study.config import IMAGES, Run
+from flatmin.study.config import IMAGES, TEXT, Run
+from flatmin.study.tasks.characters import Characters
 from flatmin.study.tasks.images import Images
 from flatmin.study.tasks.own import Own
 from flatmin.study.tasks.task import Measure, Task
@@ -19,7 +20,7 @@ from flatmin.study.training.torchrun import Processes
 
 
 def task_of(name: str) -> Task:
-    """The task of this name: images, or `package.module:function`.
+    """The task of this name: images, text, or `package.module:function`.
 
     Raises:
         ValueError: there is no such task.
@@ -27,10 +28,10 @@ def task_of(name: str) -> Task:
     if ":" in name:
         return Own(name)
     try:
-        known_name("task", name, [IMAGES])
+        known_name("task", name, [IMAGES, TEXT])
     except ValueError as error:
         raise ValueError(f"{error}; write --task package.module:function for a training function of your own") from None
-    return Images()
+    return Images() if name == IMAGES else Characters(TEXT)
 
 
 def perform(

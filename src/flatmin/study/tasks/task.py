@@ -17,6 +17,8 @@ from flatmin.study.training.torchrun import Processes
 
 #: (outputs, targets) -> the mean over the examples of a batch, or their losses (n,).
 Loss = Callable[[Any, Any], Tensor]
+#: A forward pass alone, in gradients.
+FORWARD = 1 / 3
 #: Called with a trained network, its loss, and batches (inputs, targets) to measure its flatness on.
 Measure = Callable[[nn.Module, Loss, Iterable[Any]], None]
 

@@ -1,4 +1,4 @@
-"""What a run records with `robustness = true`, after its last step and on test data; the same for all methods.
+"""What a run records if it is asked to, after its last step and on test data; the same for all methods.
 
 Runs of one seed have the same draws of all noise, whatever the method.
 """
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from flatmin import robustness
 from flatmin.robustness import Calibration
 from flatmin.study.config import number
+from flatmin.study.metric import Metric
 
 BITS = (8, 4, 3)
 #: Fractions of a filter's norm, and draws that each is averaged over.
 WEIGHT_NOISE, DRAWS = (0.01, 0.05, 0.1), 5
 #: In standard deviations of the training images, one draw per image; and in pixels.
 INPUT_NOISE, BLUR = (0.25, 0.5), (0.5, 1.0)
-#: Passes over the test split that all of it takes; the last one is for the calibration.
-PASSES = len(BITS) + DRAWS * len(WEIGHT_NOISE) + len(INPUT_NOISE) + len(BLUR) + 1
+#: Passes over the test split that changes of weights take, and those that all of it takes for images; the last one is
+#: for the calibration.
+OF_WEIGHTS = len(BITS) + DRAWS * len(WEIGHT_NOISE)
+PASSES = OF_WEIGHTS + len(INPUT_NOISE) + len(BLUR) + 1
 
 #: Group -> level -> number, as in `result.json`. None is not finite.
 Robustness = dict[str, dict[str, "float | None"]]
@@ -73,6 +76,19 @@ def of_images(net: nn.Module, judge: Judge, seed: int) -> Robustness:
         "blur": _by_level({sigma: accuracy(blur(sigma)) for sigma in BLUR}),
         "calibration": _by_level({"nll": plain.nll, "ece": plain.ece}),
     }
+
+
+def of_forgetting(metric: Metric, before: float, after: float, second: float) -> Robustness:
+    """What is forgotten of a first task after the training has gone on with a second one.
+
+    Args:
+        metric: of all numbers.
+        before: on test data of the first task, after the last step of the study.
+        after: on the same data, after the training on the second task.
+        second: on test data of the second task, then.
+    """
+    lost = metric.sign * (before - after)
+    return {"forgetting": _by_level({"after": after, "lost": lost, "second": second})}
 
 
 def _by_level(found: Mapping[int, float] | Mapping[float, float] | Mapping[str, float]) -> dict[str, float | None]:
