@@ -157,12 +157,13 @@ class Contender:
         return {name: value for name, value in settings.items() if name not in others}
 
     def check(self, settings: Mapping[str, float]) -> None:
-        """Refuse values of method and average that are out of range.
+        """Refuse values of base, method and average that are out of range.
 
         Raises:
             ValueError: one is.
         """
-        for name in AVERAGES.get(self.average, {}):
+        to_one = [name for name, setting in self.base_entry.settings.items() if setting.range.to_one]
+        for name in (*to_one, *AVERAGES.get(self.average, {})):
             if name in settings:
                 between(name, settings[name], 0, 1, "[)")
         try:

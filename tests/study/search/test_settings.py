@@ -56,6 +56,7 @@ def test_what_is_fixed_is_fixed_for_all_that_have_it_in_all_arms():
         ({"search": ("momentum",), "fix": ("momentum",)}, "momentum cannot be both searched and fixed"),
         ({"fix": ("rho=-1",)}, "fix: rho must be >= 0, got -1"),
         ({"fix": ("ema_decay=1",)}, r"fix: ema_decay must be in \[0, 1\), got 1.0"),
+        ({"fix": ("momentum=1.5",)}, r"fix: momentum must be in \[0, 1\), got 1.5"),
         ({"methods": ("sgd+swa",), "fix": ("swa_start=1",)}, r"fix: swa_start must be in \[0, 1\), got 1.0"),
         ({"fix": ("lr", "wd")}, "fix leaves nothing to search for sgd; leave out --tune 4"),
     ],
