@@ -4,8 +4,9 @@ A marker is an HTML comment on a line of its own, `<!-- KIND: WORDS -->`:
 
     <!-- measured: pugd -->             what was measured of a method
     <!-- cite: pugd -->                 BibTeX of its paper, and a link to it
-    <!-- study: digits tuned 0.4 -->    a study's contenders under one condition, the best first
-    <!-- family: 0.4 -->                every method at one noise level, at equal steps and equal gradients
+    <!-- study: digits tuned 0.4 -->    the best twelve contenders of a study under one condition, the best first
+    <!-- study: digits tuned 0.4 all -->    all of them
+    <!-- family: 0.4 -->                every method at one noise level, decay fixed, at equal steps and equal gradients
     <!-- methods: all -->               the table of all methods
 
 Other comments stay as they are, unless they look like a marker that does not exist: that is an error.
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from family_table import of_family
 from flatmin.registry import METHODS, lookup
-from measured import of_condition, of_method
+from measured import MOST_ROWS, of_condition, of_method
 from overview import overview
 
 MARKER = re.compile(r"^<!-- *([a-z]+): *([^>]*?) *-->$", re.MULTILINE)
@@ -75,12 +76,12 @@ def _cite(words: str, page: str, results: Path) -> str:
 
 
 def _study(words: str, page: str, results: Path) -> str:
-    try:
-        study, arm, noise = words.split()
-        fraction = float(noise)
-    except ValueError:
-        raise ValueError("write a study, an arm and a noise, such as `study: digits tuned 0.4`") from None
-    return of_condition(study, arm, fraction, results, _link(page))
+    found = re.fullmatch(r"(\w+) (\w+) ([\d.]+)( all)?", words)
+    if not found:
+        raise ValueError("write a study, an arm and a noise, such as `study: digits tuned 0.4`, and `all` for all rows")
+    study, arm, noise, everything = found.groups()
+    most = None if everything else MOST_ROWS
+    return of_condition(study, arm, float(noise), results, _link(page), most)
 
 
 def _family(words: str, page: str, results: Path) -> str:

@@ -6,20 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flatmin.study.report.summary import title
-from flatmin.study.report.tables import named, percent
+from flatmin.study.report.tables import named, p_value, percent
 from markdown_table import table
 from overview import page_of
 from results import Row, Study
 from results import study as load
 
-#: The studies that may have a method, at equal steps and at equal gradient evaluations; the one to prefer first.
-OF_A_METHOD = ("family", "digits", "digits_tilted"), ("family_grads", "digits_grads")
-#: A table of one condition shows so many contenders, and the plain optimizers.
+#: The studies that may have a method, a protocol each; the one to prefer first.
+OF_A_METHOD = (
+    ("family_searched", "digits_searched", "digits_tilted"),
+    ("fashion_mnist_searched",),
+    ("family", "digits"),
+    ("family_grads", "digits_grads"),
+)
+#: So many contenders a table of one condition shows at first, and the plain optimizers.
 MOST_ROWS = 12
 
 
 def of_method(name: str, folder: Path, link: Callable[[str], str]) -> str:
-    """What was measured of a method on the digits: a table at equal steps, and one at equal gradient evaluations.
+    """What was measured of a method: a table of every protocol under which it was.
 
     Args:
         name: of the registry entry.
@@ -37,30 +42,31 @@ def of_method(name: str, folder: Path, link: Callable[[str], str]) -> str:
         shown = [_numbers(row) for row in rows]
         several = len({row.contender for row in rows}) > 1
         columns = {"optimizer": ":--"} if several else {}
-        columns |= {"arm": ":--", "label noise": "--:", "test accuracy, %": "--:", "n": "--:"}
-        columns |= {f"Δ to {study.baseline}": "--:", "gradients": "--:", "settings": ":--"}
-        cells = [
-            [*[row.contender] * several, row.arm, f"{100 * row.noise:g} %", *_numbers(row), named(row.settings)]
-            for row in rows
-        ]
-        parts += [f"At equal {study.budget}:", table(columns, cells), *_diverged(rows), _small(study.source())]
+        columns |= {"arm": ":--", "label noise": "--:", **_columns(study, rows)}
+        cells = [[*[row.contender] * several, row.arm, f"{100 * row.noise:g} %", *_cells(row, rows)] for row in rows]
+        about = f"[What this study shows, and what it does not]({link(study.page)})"
+        parts += [f"{study.decay}, equal {study.budget}:", table(columns, cells), *_diverged(rows)]
+        parts.append(_small(f"{study.source()} {about}."))
     parts.append(
-        "Test accuracy: mean and 95 % interval over n seeds. Δ is paired by seed. Default is the published radius at "
-        "the usual learning rate, tuned the winner of a search on validation data. [What the study shows, and what it "
-        f"does not]({link('digits-fixed-decay.md')}#what-this-shows-and-what-it-does-not)."
+        "Test accuracy: mean and 95 % interval over n seeds. Δ is paired by seed. p is Holm's, over all methods of the "
+        "study. Default is the published radius at the usual learning rate, tuned the winner of a search on validation "
+        "data."
     )
     return "\n\n".join(parts)
 
 
-def of_condition(study: str, arm: str, noise: float, folder: Path, link: Callable[[str], str]) -> str:
-    """All contenders of a study under one condition, the best first.
+def of_condition(
+    study: str, arm: str, noise: float, folder: Path, link: Callable[[str], str], most: int | None = MOST_ROWS
+) -> str:
+    """The contenders of a study under one condition, the best first.
 
     Args:
-        study: a key of `results.FILES`.
+        study: a key of `results.STUDIES`.
         arm: "default" or "tuned".
         noise: the fraction of training labels replaced.
         folder: of the results.
         link: from a path under `docs/` to what leads there from the page.
+        most: so many are shown, and the plain optimizers; None for all.
 
     Raises:
         ValueError: there are no such numbers.
@@ -70,14 +76,12 @@ def of_condition(study: str, arm: str, noise: float, folder: Path, link: Callabl
     if found is None or not rows:
         raise ValueError(f"{study} has no rows of {title(arm, noise)} in {folder}")
     best = sorted(rows, key=lambda row: row.accuracy.mean, reverse=True)
-    shown = [row for i, row in enumerate(best) if i < MOST_ROWS or row.method == "plain"]
-    columns = {"method": ":--", "test accuracy, %": "--:", "n": "--:", f"Δ to {found.baseline}": "--:"}
-    columns |= {"gradients": "--:", "settings": ":--"}
-    cells = [[f"[{r.contender}]({link(page_of(r.method))})", *_numbers(r), named(r.settings)] for r in shown]
+    shown = [row for i, row in enumerate(best) if most is None or i < most or row.method == "plain"]
+    cells = [[f"[{row.contender}]({link(page_of(row.method))})", *_cells(row, shown)] for row in shown]
     left_out = [f"The best of {len(rows)} and the plain optimizers; the others are in the file."]
-    note = _small(f"Equal {found.budget}, {found.source()}")
-    parts = [table(columns, cells), *_diverged(shown), *(left_out if len(shown) < len(rows) else []), note]
-    return "\n\n".join(parts)
+    note = _small(f"{found.decay}, equal {found.budget}, {found.source()}")
+    parts = [table({"method": ":--", **_columns(found, shown)}, cells), *_diverged(shown)]
+    return "\n\n".join([*parts, *(left_out if len(shown) < len(rows) else []), note])
 
 
 def _first(studies: Sequence[str], method: str, folder: Path) -> tuple[Study, list[Row]] | None:
@@ -88,6 +92,25 @@ def _first(studies: Sequence[str], method: str, folder: Path) -> tuple[Study, li
         if found and rows:
             return found, sorted(rows, key=lambda row: (row.noise, row.arm))
     return None
+
+
+def _columns(study: Study, rows: Sequence[Row]) -> dict[str, str]:
+    """The headers of `_cells`; p and the memorised labels where the study has them."""
+    columns = {"test accuracy, %": "--:", "n": "--:", f"Δ to {study.baseline}": "--:", "gradients": "--:"}
+    columns |= {"p": "--:"} if _have(rows, "p") else {}
+    columns |= {"memorised, %": "--:"} if _have(rows, "memorised") else {}
+    return columns | {"settings": ":--"}
+
+
+def _cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """The numbers of a row in a table of `rows`."""
+    p = [p_value(row.p)] if _have(rows, "p") else []
+    memorised = ["–" if row.memorised is None else f"{100 * row.memorised:.1f}"] if _have(rows, "memorised") else []
+    return [*_numbers(row), *p, *memorised, named(row.settings)]
+
+
+def _have(rows: Sequence[Row], number: str) -> bool:
+    return any(getattr(row, number) is not None for row in rows)
 
 
 def _numbers(row: Row) -> list[str]:

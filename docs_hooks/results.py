@@ -11,17 +11,19 @@ from typing import Any
 from flatmin.study.contender import Contender
 from flatmin.study.stats import Interval
 
-#: A study -> its file.
-FILES = {
-    "digits": "digits",
-    "digits_searched": "digits_searched",
-    "digits_searched_grads": "digits_searched_grads",
-    "digits_layernorm": "digits_layernorm",
-    "digits_tilted": "digits_tilted",
-    "digits_grads": "digits_grads",
-    "family": "digits_family",
-    "family_grads": "digits_family_grads",
-    "fashion_mnist": "fashion_mnist",
+#: A study -> its file, and the page that says what it shows and what it does not.
+STUDIES = {
+    "digits": ("digits", "digits-fixed-decay.md"),
+    "digits_searched": ("digits_searched", "digits.md"),
+    "digits_searched_grads": ("digits_searched_grads", "digits.md"),
+    "digits_layernorm": ("digits_layernorm", "digits-layernorm.md"),
+    "digits_tilted": ("digits_tilted", "own-method.md"),
+    "digits_grads": ("digits_grads", "digits-fixed-decay.md"),
+    "family": ("digits_family", "family.md"),
+    "family_grads": ("digits_family_grads", "family.md"),
+    "family_searched": ("digits_family_searched", "family.md"),
+    "fashion_mnist": ("fashion_mnist", "results.md"),
+    "fashion_mnist_searched": ("fashion_mnist_searched", "results.md"),
 }
 
 
@@ -35,6 +37,10 @@ class Row:
     settings: dict[str, float]
     accuracy: Interval
     difference: Interval | None
+    #: p of the difference, after Holm, over the study's contenders; None for the baseline and in the first studies.
+    p: float | None
+    #: Fraction of the wrong training labels that are predicted in the end, where there are any.
+    memorised: float | None
     gradient_evaluations: float
     diverged: int
 
@@ -50,10 +56,12 @@ class Study:
 
     Args:
         file: its name, without folder.
+        page: what it shows and what it does not, a path under `docs/`.
         content: what is in it.
     """
 
     file: str
+    page: str
     content: dict[str, Any]
 
     @property
@@ -67,6 +75,8 @@ class Study:
                 row["settings"],
                 Interval(**row["test_accuracy"]),
                 Interval(**row["difference"]) if row["difference"] else None,
+                row.get("p_holm"),
+                row.get("memorised"),
                 row["gradient_evaluations"],
                 row["diverged"],
             )
@@ -82,6 +92,11 @@ class Study:
     def budget(self) -> str:
         """What all contenders have the same number of."""
         return "steps" if self.content["study"]["budget"] == "steps" else "gradient evaluations"
+
+    @property
+    def decay(self) -> str:
+        """How weight decay was set; the first studies did not search it."""
+        return "Everything searched" if any("wd" in row.settings for row in self.rows) else "Weight decay 5e-4"
 
     def source(self) -> str:
         """Where the numbers come from, in a sentence: data, command, commit, date, file."""
@@ -101,16 +116,17 @@ def study(name: str, folder: Path) -> Study | None:
     """A study, if it is there.
 
     Args:
-        name: a key of `FILES`.
+        name: a key of `STUDIES`.
         folder: where they are.
 
     Raises:
         ValueError: there is no such study.
     """
-    if name not in FILES:
-        raise ValueError(f"the study must be one of {', '.join(FILES)}, got {name!r}")
-    path = folder / f"{FILES[name]}.json"
-    return Study(path.name, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+    if name not in STUDIES:
+        raise ValueError(f"the study must be one of {', '.join(STUDIES)}, got {name!r}")
+    file, page = STUDIES[name]
+    path = folder / f"{file}.json"
+    return Study(path.name, page, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
 
 
 def _short(commit: str) -> str:

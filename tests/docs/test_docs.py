@@ -308,6 +308,10 @@ def test_what_is_said_of_our_own_method_was_measured():
     for other in ("sgd", "ugd", "sam", "pugd"):
         cells = [differences(fashion, "tilted-ugd", other, noise, range(5)) for noise in (0.4, 0.0)]
         assert [f"to {other}", *cells] in rows_of("docs/own-method.md")
+    larger = json.loads(text("results/fashion_mnist_searched.json"))["runs"]
+    for other in ("sgd", "ugd", "sam", "pugd", "msam"):
+        cells = [differences(larger, "tilted-ugd", other, noise, range(5)) for noise in (0.4, 0.0)]
+        assert [f"to {other}", *cells] in rows_of("docs/own-method.md")
     fresh = [differences(runs, "tilted-ugd", other, 0.4, range(6, 20)) for other in ("sgd", "sam")]
     assert fresh == ["+1.51 ± 0.42", "+1.41 ± 0.46"]
     right = next(row for row in rows_in("digits_right_labels") if row["contender"] == "sgd")
@@ -317,6 +321,37 @@ def test_what_is_said_of_our_own_method_was_measured():
     }
     assert round(sharp.pop("tilted-ugd"), 2) == 0.59
     assert (round(min(sharp.values()), 2), round(max(sharp.values()), 2)) == (0.07, 0.19)
+
+
+def test_what_is_said_of_the_searched_fashion_was_measured():
+    """The numbers in the text of docs/results.md, and what the front page says of them."""
+    difference, reach = 1, 2
+    noisy, clean = (measured("fashion_mnist_searched", "tuned", noise) for noise in (0.4, 0.0))
+    rows = {(row["noise"], row["contender"]): row for row in rows_in("fashion_mnist_searched")}
+    assert [name for name, row in noisy.items() if row[difference] > row[reach] > 0] == ["tilted-ugd"]
+    above = {name for name, row in clean.items() if row[difference] > row[reach] > 0}
+    assert above == {"unit-head-sam", "tilted-ugd", "ugd"}
+    assert all(0.2 <= round(clean[name][difference], 1) <= 0.4 for name in above)
+    assert {name for name in above if rows[0.0, name]["p_holm"] < 0.05} == {"unit-head-sam"}
+    two = ("sam", "asam", "pugd")
+    assert [round(value, 1) for value in sorted(clean[name][difference] for name in two)] == [-1.0, -0.7, -0.6]
+    assert [round(value, 1) for value in sorted(noisy[name][difference] for name in two)] == [-0.7, -0.3, -0.1]
+    assert all(92 <= 100 * rows[0.0, name]["train_accuracy"] < 94 for name in two)
+    assert round(100 * rows[0.0, "sgd"]["train_accuracy"]) == 97
+    sgd = rows[0.4, "sgd"]
+    assert (round(sgd["settings"]["wd"], 3), round(100 * sgd["memorised"], 1)) == (0.038, 2.7)
+    assert [percent(sgd["test_accuracy"]), percent(rows[0.4, "sgd+ema"]["difference"], "+")] == [
+        "85.28 ± 0.19",
+        "-0.63 ± 0.23",
+    ]
+    assert [round(rows[0.0, name]["flatness"]["lambda_max"]["mean"]) for name in ("pugd", "sgd")] == [3, 81]
+    found = json.loads(text("results/fashion_mnist_searched.json"))["flatness"]["correlations"]
+    seeds = {(one["noise"], one["measure"]): one["seeds"] for one in found}
+    for noise, expected in ((0.0, [-0.46, 0.17]), (0.4, [-0.21, 0.18])):
+        assert [round(seeds[noise, "adaptive"][key], 2) for key in ("mean", "half_width")] == expected
+    for measure in ("lambda_max", "trace"):
+        assert abs(seeds[0.4, measure]["mean"]) < seeds[0.4, measure]["half_width"]
+    assert all(rows[noise, name]["gradient_evaluations"] == 780 for noise, name in rows if name != "unit-head-sam")
 
 
 def test_the_cost_of_our_own_method_was_measured():

@@ -80,10 +80,22 @@ def test_measured_has_every_row_of_the_method_and_where_it_comes_from(publish):
     assert shown[2] == ["tuned", "0 %", "95.10 ± 1.00", "5", "-0.10 ± 1.00", "800", "lr 0.1"]
     assert shown[3] == ["default", "40 %", "92.00 ± 1.00", "5", "+2.00 ± 1.00", "800", "lr 0.1"]
     assert shown[6][2] == "93.00 ± 1.00" and len(shown) == 7
-    assert "At equal steps:" in filled and "At equal gradient evaluations:" in filled
+    assert "Weight decay 5e-4, equal steps:" in filled and "Weight decay 5e-4, equal gradient evaluations:" in filled
     assert "`flatmin compare --recipe recipes/r.toml --out runs/r`, commit `0123456789-dirty`, torch 2.13.0" in filled
     assert "2026-11-20; every run is in `results/digits.json`" in filled
-    assert "(../digits-fixed-decay.md#" in filled
+    assert "(../digits-fixed-decay.md)" in filled
+
+
+def test_where_everything_was_searched_stands_first(publish):
+    searched = row("pugd", 0.8, 0.01, arm="tuned", noise=0.4, p_holm=0.0004, memorised=0.012)
+    searched["settings"] = {"lr": 0.1, "wd": 0.02}
+    publish("digits_family", row("pugd", 0.7))
+    filled = fill("<!-- measured: pugd -->", PAGE, publish("digits_family_searched", searched))
+    assert filled.index("Everything searched, equal steps:") < filled.index("Weight decay 5e-4, equal steps:")
+    shown = cells(filled)
+    assert shown[0][5:] == ["gradients", "p", "memorised, %", "settings"]
+    assert shown[2][5:] == ["800", "< 0.001", "1.2", "lr 0.1, wd 0.02"]
+    assert filled.count("(../family.md)") == 2
 
 
 def test_the_family_s_numbers_come_first_where_there_are_any(publish):
@@ -155,6 +167,8 @@ def test_of_many_the_best_are_shown_and_the_plain_ones(publish):
     assert len(cells(filled)) == 2 + 12 + 1
     assert "[sgd]" in cells(filled)[-1][0]
     assert "The best of 15 and the plain optimizers" in filled
+    everything = fill("<!-- study: digits default 0.0 all -->", "choose.md", publish("x"))
+    assert len(cells(everything)) == 2 + 15 and "The best of" not in everything
 
 
 # -- cite --------------------------------------------------------------------------------------------------------------
@@ -187,7 +201,7 @@ def test_cite_is_what_the_command_prints(name, capsys, tmp_path):
             "study: digit tuned 0.4",
             "the study must be one of digits, digits_searched, digits_searched_grads, digits_layernorm, digits_tilted, "
             "digits_grads, "
-            "family, family_grads, fashion_mnist, got 'digit'",
+            "family, family_grads, family_searched, fashion_mnist, fashion_mnist_searched, got 'digit'",
         ),
         ("study: digits tuned 0.3", "digits has no rows of tuned settings, 30 % label noise"),
         ("study: digits tuned", "write a study, an arm and a noise"),
