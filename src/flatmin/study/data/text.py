@@ -125,7 +125,7 @@ class Windows:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         begin = int(torch.randint(self._context, ()))
-        for rows in torch.randperm(self.count).split(self._batch_size)[: len(self)]:
+        for rows in torch.split(torch.randperm(self.count), self._batch_size)[: len(self)]:
             places = begin + self._context * rows[:, None] + torch.arange(self._context)
             yield self._text[places], self._targets[places + 1]
 
@@ -140,13 +140,13 @@ def in_order(text: Tensor, context: int, batch_size: int) -> list[tuple[Tensor, 
     """
     count = (len(text) - 1) // context
     inputs, targets = (text[start : start + count * context].view(count, context) for start in (0, 1))
-    return [*zip(inputs.split(batch_size), targets.split(batch_size), strict=True)]
+    return [*zip(torch.split(inputs, batch_size), torch.split(targets, batch_size), strict=True)]
 
 
 def spread(text: Tensor, context: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The same windows in a fixed random order, so that the first ones are from all over the text."""
     count = (len(text) - 1) // context
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    for rows in order.split(batch_size):
+    for rows in torch.split(order, batch_size):
         places = context * rows[:, None] + torch.arange(context)
         yield text[places], text[places + 1]

@@ -168,7 +168,7 @@ def forgetting(net: nn.Module, corpus: Corpus, run: Run) -> tuple[float, float]:
     for _ in range(run.then_steps):
         x, y = (part.to(device) for part in order.next())
         opt.zero_grad()
-        loss_of(_outputs(net, x, run), y).mean().backward()
+        loss_of(_outputs(net, x, run), y).mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if run.clip:
             nn.utils.clip_grad_norm_(net.parameters(), run.clip)
         opt.step()
