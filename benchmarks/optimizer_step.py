@@ -1,6 +1,6 @@
 """Time and memory of the optimizer step alone: forward and backward are replaced by writing a gradient.
 
-    python benchmarks/optimizer_step.py [--repeats 40] [--model resnet18 vit_b] [--json FILE]
+    python benchmarks/optimizer_step.py [--repeats 40] [--model resnet18 vit_b] [--device cuda] [--json FILE]
 
 Every contender takes the same steps on the same shapes. One repeat runs each contender once, in an order drawn anew,
 and every figure is a median over repeats of a ratio within one repeat: the speed of a shared machine drifts.
@@ -16,9 +16,11 @@ the next, over the bandwidth of a large `copy_` measured in the same repeat. See
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
+import math
 import platform
 import random
 import statistics
@@ -27,19 +29,41 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import flatmin
-import textbook
+import peers
+
+#: Measured where it is installed.
+pytorch_optimizer: Any = None
+with contextlib.suppress(ImportError):
+    import pytorch_optimizer
 
 #: Parameter-sized passes (reads plus writes) that a step needs:
 #: norm of the first gradient or of |w| g · copy w, add δ (w and g read, w and copy written) · put w back · SGD with
 #: momentum (w, g, m read, w, m written) · for PUGD the norm of the sum, too. Scaling by 1/norm rides on the SGD pass.
-FLOOR = {"sgd": 5, "sam": 1 + 4 + 2 + 5, "asam": 2 + 4 + 2 + 5, "pugd": 2 + 4 + 2 + 1 + 5}
+FLOOR = {
+    "sgd": 5,
+    "sam": 1 + 4 + 2 + 5,
+    "asam": 2 + 4 + 2 + 5,
+    "pugd": 2 + 4 + 2 + 1 + 5,
+    "ugd": 1 + 5,
+    "msam": 1 + 4 + 2 + 5,
+}
 
-METHODS: dict[str, flatmin.Method] = {"pugd": flatmin.PUGD(), "sam": flatmin.SAM(), "asam": flatmin.ASAM()}
+METHODS: dict[str, flatmin.Method] = {
+    "sam": flatmin.SAM(),
+    "asam": flatmin.ASAM(),
+    "pugd": flatmin.PUGD(),
+    "ugd": flatmin.UGD(),
+    "msam": flatmin.MomentumSAM(),
+}
+#: The fastest of the other implementations of a method, which ours are compared with.
+BASELINES = {"sam": "sam composer", "pugd": "pugd official"}
+PEERS = {"sam composer": peers.composer_sam, "sam davda54": peers.davda54_sam, "pugd official": peers.official_pugd}
 BASES = {"foreach": {"foreach": True}, "fused": {"fused": True}}
 
 
@@ -70,16 +94,23 @@ MODELS = {"resnet18": resnet18, "vit_b": vit_b}
 class Stage:
     """One set of parameters for all contenders, with a stand-in for the backward pass that keeps its own time."""
 
-    def __init__(self, shapes: list[tuple[int, ...]]):
+    def __init__(self, shapes: list[tuple[int, ...]], device: str = "cpu"):
         generator = torch.Generator().manual_seed(0)
-        self.params = [torch.nn.Parameter(0.05 * torch.randn(s, generator=generator)) for s in shapes]
-        self.gradient = [torch.randn(p.shape, generator=generator) for p in self.params]
+        self.device = device
+        self.params = [torch.nn.Parameter(0.05 * torch.randn(s, generator=generator).to(device)) for s in shapes]
+        self.gradient = [torch.randn(p.shape, generator=generator).to(device) for p in self.params]
         self.seconds = 0.0
+
+    def now(self) -> float:
+        """Seconds, once the device has done what it was told."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @torch.no_grad()
     def backward(self) -> None:
         """Leave gradients as autograd does, which calls hooks before and after."""
-        start = time.perf_counter()
+        start = self.now()
         for p, g in zip(self.params, self.gradient, strict=True):
             for hook in list((p._backward_hooks or {}).values()):
                 hook(g)
@@ -89,7 +120,7 @@ class Stage:
                 p.grad.add_(g)
             for hook in list((p._post_accumulate_grad_hooks or {}).values()):
                 hook(p)
-        self.seconds += time.perf_counter() - start
+        self.seconds += self.now() - start
 
     def clear(self) -> None:
         """What `zero_grad()` of a closure does."""
@@ -111,14 +142,16 @@ def contenders(stage: Stage) -> dict[str, Callable[[], object]]:
         base = torch.optim.SGD(stage.params, lr=1e-6, momentum=0.9, **options)
         steps[f"sgd {kind}"] = functools.partial(_sgd_step, stage, base)
         for name, method in METHODS.items():
-            opt = flatmin.FlatOptimizer(base, method)
-            steps[f"{name} {kind}"] = functools.partial(opt.step, functools.partial(_closure, stage, opt))
-            if name == "sam":
-                steps[f"sam bare passes {kind}"] = functools.partial(_bare_sam, stage, base)
-            textbook_step = getattr(textbook, name)
-            steps[f"{name} textbook {kind}"] = functools.partial(
-                textbook_step, stage.params, base, stage.fresh_backward
-            )
+            for compiled in (False, True):
+                opt = flatmin.FlatOptimizer(base, method, compile=compiled)
+                step = functools.partial(opt.step, functools.partial(_closure, stage, opt))
+                steps[f"{name}{' compiled' * compiled} {kind}"] = step
+        for name, peer in PEERS.items():
+            steps[f"{name} {kind}"] = functools.partial(peer, stage.params, base, stage.backward, {})
+        if pytorch_optimizer is not None:
+            theirs = pytorch_optimizer.SAM(stage.params, torch.optim.SGD, lr=1e-6, momentum=0.9, **options)
+            closure = functools.partial(_closure, stage, theirs)
+            steps[f"sam pytorch_optimizer {kind}"] = functools.partial(_their_step, stage, theirs, closure)
     return steps
 
 
@@ -127,39 +160,24 @@ def _sgd_step(stage: Stage, base: torch.optim.Optimizer) -> None:
     base.step()
 
 
-def _closure(stage: Stage, opt: flatmin.FlatOptimizer) -> None:
+def _their_step(stage: Stage, opt: Any, closure: Callable[[], None]) -> None:
+    """pytorch_optimizer wants the first gradient before its step."""
+    stage.fresh_backward()
+    opt.step(closure)
+
+
+def _closure(stage: Stage, opt: torch.optim.Optimizer) -> None:
     opt.zero_grad()
     stage.backward()
 
 
-@torch.no_grad()
-def _bare_sam(stage: Stage, base: torch.optim.Optimizer, rho: float = 0.05, block: int = 1 << 18) -> None:
-    """The passes over memory that SAM needs, as bare calls: no groups, no exceptions, no dtypes. A bound for the rest.
-
-    The first gradient's memory becomes the copy of the weights, as in the library.
-    """
-    stage.fresh_backward()
-    weights = [p.detach() for p in stage.params]
-    grads = [p.grad for p in stage.params if p.grad is not None]
-    squares = sum(torch.dot(g, g).item() for whole in grads for g in torch.split(whole.view(-1), block))
-    for whole, gradient in zip(weights, grads, strict=True):
-        slices = (torch.split(t.view(-1), block) for t in (whole, gradient))
-        for w, g in zip(*slices, strict=True):
-            moved = torch.add(w, g, alpha=rho / squares**0.5)
-            g.copy_(w)
-            w.copy_(moved)
-    stage.fresh_backward()
-    torch._foreach_copy_(weights, grads)
-    base.step()
-
-
-def copy_bandwidth(elements: int = 1 << 24) -> float:
+def copy_bandwidth(stage: Stage, elements: int = 1 << 24) -> float:
     """Bytes per second, read plus written, of one large copy."""
-    source, target = torch.zeros(elements), torch.empty(elements)
+    source, target = (torch.zeros(elements, device=stage.device) for _ in range(2))
     target.copy_(source)
-    start = time.perf_counter()
+    start = stage.now()
     target.copy_(source)
-    return 2 * 4 * elements / (time.perf_counter() - start)
+    return 2 * 4 * elements / (stage.now() - start)
 
 
 def measure_time(stage: Stage, steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
@@ -168,17 +186,17 @@ def measure_time(stage: Stage, steps: dict[str, Callable[[], object]], repeats: 
     seconds: dict[str, list[float]] = {name: [] for name in [*steps, "pass"]}
     order = list(steps)
     shuffle = random.Random(0).shuffle
-    for repeat in range(-2, repeats):  # two repeats to warm up
+    for repeat in range(-3, repeats):  # to warm up: passes are compiled when they are met for the second time
         shuffle(order)
         for name in order:
             stage.seconds = 0.0
-            start = time.perf_counter()
+            start = stage.now()
             steps[name]()
             if repeat >= 0:
-                seconds[name].append(time.perf_counter() - start - stage.seconds)
+                seconds[name].append(stage.now() - start - stage.seconds)
             stage.clear()
         if repeat >= 0:
-            seconds["pass"].append(4 * elements / copy_bandwidth())
+            seconds["pass"].append(4 * elements / copy_bandwidth(stage))
     return seconds
 
 
@@ -199,10 +217,10 @@ def extra_copies(stage: Stage, step: Callable[[], object]) -> dict[str, float]:
     return {"peak": max(live) / unit - 1, "kept": live[-1] / unit}
 
 
-def report(model: str, repeats: int) -> dict[str, object]:
+def report(model: str, repeats: int, device: str) -> dict[str, object]:
     """Measure one model and print its table."""
     shapes = MODELS[model]()
-    stage = Stage(shapes)
+    stage = Stage(shapes, device)
     steps = contenders(stage)
     seconds = measure_time(stage, steps, repeats)
 
@@ -212,30 +230,27 @@ def report(model: str, repeats: int) -> dict[str, object]:
     rows = []
     elements = sum(torch.Size(s).numel() for s in shapes)
     print(f"\n{model}: {len(shapes)} tensors, {elements / 1e6:.1f} M parameters, {repeats} repeats")
-    print(f"{'':24}{'ms':>8}{'/ SGD foreach':>15}{'/ textbook':>12}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
-    for base in BASES:
-        for method in ("sgd", *METHODS):
-            for name in (f"{method} {base}", f"{method} bare passes {base}", f"{method} textbook {base}"):
-                if name not in seconds:
-                    continue
-                textbook_name = f"{method} textbook {base}"
-                against = ratio(name, textbook_name) if textbook_name in seconds else None
-                memory = extra_copies(stage, steps[name])
-                row = {
-                    "name": name,
-                    "milliseconds": 1e3 * statistics.median(seconds[name]),
-                    "per_sgd_foreach": ratio(name, "sgd foreach"),
-                    "per_textbook": against,
-                    "per_floor": ratio(name, "pass") / FLOOR[method],
-                    "extra_copies_peak": memory["peak"],
-                    "extra_copies_kept": memory["kept"],
-                }
-                rows.append(row)
-                print(
-                    f"{name:24}{row['milliseconds']:8.1f}{row['per_sgd_foreach']:15.2f}"
-                    f"{'' if against is None else format(against, '.2f'):>12}{row['per_floor']:9.2f}"
-                    f"{memory['peak']:14.2f}{memory['kept']:6.2f}"
-                )
+    print(f"{'':28}{'ms':>8}{'/ SGD foreach':>15}{'/ peer':>8}{'/ floor':>9}{'extra copies':>14}{'kept':>6}")
+    for name in steps:
+        base = name.split()[-1]
+        method = name.split()[0]
+        peer = f"{BASELINES[method]} {base}" if method in BASELINES else ""
+        memory = extra_copies(stage, steps[name]) if device == "cpu" else {"peak": math.nan, "kept": math.nan}
+        row = {
+            "name": name,
+            "milliseconds": 1e3 * statistics.median(seconds[name]),
+            "per_sgd_foreach": ratio(name, "sgd foreach"),
+            "per_peer": ratio(name, peer) if peer and name != peer else None,
+            "per_floor": ratio(name, "pass") / FLOOR[method],
+            "extra_copies_peak": memory["peak"],
+            "extra_copies_kept": memory["kept"],
+        }
+        rows.append(row)
+        print(
+            f"{name:28}{row['milliseconds']:8.1f}{row['per_sgd_foreach']:15.2f}"
+            f"{'' if row['per_peer'] is None else format(row['per_peer'], '.2f'):>8}{row['per_floor']:9.2f}"
+            f"{memory['peak']:14.2f}{memory['kept']:6.2f}"
+        )
     return {"tensors": len(shapes), "elements": elements, "repeats": repeats, "rows": rows}
 
 
@@ -244,6 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=40, help="interleaved repeats, at least 1 (default 40)")
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS), help="which parameter lists")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     environment = {
@@ -252,9 +268,10 @@ def main() -> None:
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
     }
     print(", ".join(f"{key} {value}" for key, value in environment.items()))
-    results = {model: report(model, options.repeats) for model in options.model}
+    results = {model: report(model, options.repeats, options.device) for model in options.model}
     if options.json:
         options.json.write_text(json.dumps({"environment": environment, **results}, indent=1) + "\n")
 

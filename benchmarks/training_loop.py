@@ -1,4 +1,4 @@
-"""Time of a whole training epoch: our loop against bare forward and backward passes, and against a textbook script.
+"""Time of a whole training epoch: our loop against bare forward and backward passes, and against a typical script.
 
     python benchmarks/training_loop.py --model small-cnn --repeats 5
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import textbook
+import peers
 from flatmin.study import files
 from flatmin.study.config import Run
 from flatmin.study.data.dataset import Dataset, load_dataset
@@ -152,19 +152,20 @@ def script(run: Run) -> float:
     params: list[Tensor] = list(net.parameters())
     base = torch.optim.SGD(params, lr=0.01, momentum=0.9, weight_decay=5e-4)
     loss_of = nn.CrossEntropyLoss()
+    state: peers.State = {}
     loader = DataLoader(Images(dataset), batch_size=run.batch_size, shuffle=True, drop_last=True, num_workers=2)
     began = time.perf_counter()
     for _ in range(EPOCHS):
         for x, y in loader:
 
             def backward(x: Tensor = x, y: Tensor = y) -> None:
-                base.zero_grad()
                 loss_of(net(x), y).backward()
 
             if run.contender == "pugd":
                 with torch.no_grad():
-                    textbook.pugd(params, base, torch.enable_grad()(backward))
+                    peers.official_pugd(params, base, torch.enable_grad()(backward), state)
             else:
+                base.zero_grad()
                 backward()
                 base.step()
     return (time.perf_counter() - began) / EPOCHS

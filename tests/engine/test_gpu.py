@@ -200,6 +200,21 @@ def test_fused_and_foreach_bases_take_the_same_steps(method, make, form):
     assert_close(fused, foreach, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", [flatmin.SAM(0.1), flatmin.PUGD(), flatmin.GSAM(0.1)], ids=repr)
+def test_compiled_passes_take_the_same_steps(method):
+    weights = []
+    for compiled in (False, True):
+        net = small_net()
+        base = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, fused=True)
+        opt = flatmin.FlatOptimizer(base, method, compile=compiled)
+        for batch in batches(4):
+            take_step(opt, net, batch, "closure")
+        weights.append([p.detach() for p in net.parameters()])
+    assert any(opt._compiler._passes[key].function for key in opt._compiler._own)
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("change", [robustness.rounded, robustness.noisy])
 def test_rounding_and_noise_are_those_of_the_cpu(change):
     net = small_net()

@@ -175,6 +175,11 @@ class Gradients:
                 p.grad = torch.zeros_like(p)
         grads = self._scope.local([p.grad for p in self._params])
         silent = set(range(len(grads)))
+        compiled = self._scope.compiler and self._scope.compiler.compiled(_assign, (direction,), self._scope, (grads,))
+        if compiled:
+            for i in silent.difference(compiled().indices):
+                self._params[i].grad = None
+            return
         for block, piece in pieces(direction, self._scope, grads):
             targets = block.of(grads)
             if piece is None or targets is None:
@@ -192,6 +197,10 @@ class Gradients:
         for p in self._ascending:
             if p.grad is not None:
                 p.grad.neg_()
+
+
+def _assign(direction: list[Tensor], targets: list[Tensor]) -> None:
+    torch._foreach_copy_(targets, direction)
 
 
 class _Sum:

@@ -27,6 +27,7 @@ from flatmin.engine.state import check_fits, kind, reordered, to_devices
 from flatmin.engine.step import Outcome, Step, StepContext
 from flatmin.engine.wrapping import Wrapping
 from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
+from flatmin.vectors.compiled import Compiler
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing since Python 3.11
@@ -61,6 +62,8 @@ class FlatOptimizer(Wrapping):
         reuse: where a method ascends in the last layers only (`HeadSAM`), run the layers before them once per step and
             keep their activations until the next probe, those of all micro-batches. Needs `model`. False runs
             everything in every probe.
+        compile: run the passes over the weights as compiled functions, from the second step on. It needs a compiler, of
+            C++ for a CPU, and takes seconds once; torch keeps the result on disk. See `docs/benchmarks.md`.
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
@@ -86,6 +89,8 @@ class FlatOptimizer(Wrapping):
     _stale: StaleGradient | None
     #: Runs the layers before the head once per step.
     _reuse: Reuse
+    #: The compiled passes, if there are to be any.
+    _compiler: Compiler | None
     #: Whether the seed is that of the first process already.
     _seed_is_shared: bool
     #: See `_unwrapped`.
@@ -105,6 +110,7 @@ class FlatOptimizer(Wrapping):
         ascent: str = "synchronised",
         noise: str = "shared",
         reuse: bool = True,
+        compile: bool = False,
     ):
         if isinstance(base, FlatOptimizer):
             raise TypeError("base is a FlatOptimizer already; combine methods: flatmin.Every(flatmin.SAM(), 5)")
@@ -121,6 +127,7 @@ class FlatOptimizer(Wrapping):
         self.ascent = ascent
         self.noise = noise
         self.reuse = reuse
+        self.compile = compile
         self.steps = 0
         self.memory: dict[str, Any] = {}
         super().__init__(self.base.defaults)
@@ -329,6 +336,7 @@ class FlatOptimizer(Wrapping):
             steps=self.steps,
             memory=self.memory,
             in_closure=in_closure,
+            compiler=self._compiler,
         )
 
     def _restore(self, caller: str) -> None:
@@ -411,7 +419,7 @@ class FlatOptimizer(Wrapping):
     def __getstate__(self) -> dict[str, Any]:
         """For copy and pickle; Optimizer's own would lose the base."""
         self._restore("a copy or pickle of the optimizer")
-        options = ("base", "method", "model", "scaler", "same_dropout", "ascent", "noise", "reuse")
+        options = ("base", "method", "model", "scaler", "same_dropout", "ascent", "noise", "reuse", "compile")
         kept = (*options, "seed", "steps", "memory", "defaults")
         return {name: self.__dict__[name] for name in kept}
 
@@ -423,6 +431,7 @@ class FlatOptimizer(Wrapping):
         self._itself = ref(self)
         self._step, self._ended_by = None, ""
         self._reuse = Reuse(self.reuse)
+        self._compiler = Compiler() if self.compile else None
         self._last_gradient, self._stale = LastGradient(), None
         self._seed_is_shared = False
 

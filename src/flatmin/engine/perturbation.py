@@ -6,7 +6,12 @@ restores the weights bit for bit, in the same storage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +21,13 @@ from flatmin.protocol import Gradient
 from flatmin.vectors.blocks import Block, Scope, Values
 from flatmin.vectors.expression import Number, pieces
 from flatmin.vectors.vector import Vec, representable, split
+
+#: What programs handle in Python: Ctrl-C, the end that a cluster announces, timers, and their own.
+_SIGNALS: list[int] = [
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if name in signal.Signals.__members__
+]
 
 
 class Perturbation:
@@ -43,6 +55,8 @@ class Perturbation:
         factor, body = split(delta)
         length = factor.value(scope) if isinstance(factor, Number) else factor
         lent = _lent(params, done)
+        if scope.compiler and scales is None and self._apply_compiled(body, length, scope, lent):
+            return
         copies: list[Tensor | None] = [None] * len(params)
         moving: set[int] = set()
         for block, piece in pieces(body, scope, params, lent):
@@ -67,7 +81,25 @@ class Perturbation:
                 torch._foreach_copy_(weights, moved)
             moving.update(block.indices)
         # All pieces of these parameters are away now, and whole tensors come back faster.
-        pairs = [(params[i], copies[i] if lent[i] is None else lent[i]) for i in moving]
+        self._note([(params[i], copies[i] if lent[i] is None else lent[i]) for i in moving])
+
+    def _apply_compiled(self, body: Vec, length: float | Tensor, scope: Scope, lent: Values) -> bool:
+        """Add δ to the weights in one compiled pass; False if there is none, and nothing was done.
+
+        A signal waits for its end: an exception in the middle would leave some weights moved, and nobody knows which.
+        """
+        params = scope.tensors
+        homes = [torch.empty_like(p) if home is None else home for p, home in zip(params, lent, strict=True)]
+        move = scope.compiler.compiled(_displace, (body,), scope, (params, homes), length)
+        if move is None:
+            return False
+        with signals_wait():
+            done = move()
+            self._note([(params[i], homes[i]) for i in done.indices])
+        return True
+
+    def _note(self, pairs: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+        """Remember which weights are away, and where their copies are."""
         there = [(p, copy) for p, copy in pairs if copy is not None]
         self._moved = [([p for p, _ in there], [copy for _, copy in there])] if there else []
         self._versions = [(p, p._version) for p, _ in there]
@@ -83,6 +115,41 @@ class Perturbation:
             for weights, homes in self._moved:
                 torch._foreach_copy_(weights, homes)
         self._moved.clear()
+
+
+def _displace(shift: list[Tensor], weights: list[Tensor], homes: list[Tensor], length: Tensor) -> None:
+    """Copy the weights, then move them. `shift` may be made of `homes`: it is read before they are written."""
+    moved = torch._foreach_add(weights, torch._foreach_mul(shift, length))
+    torch._foreach_copy_(homes, weights)
+    torch._foreach_copy_(weights, moved)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let the handlers of signals that arrive in the body run after it, as the one that raises KeyboardInterrupt.
+
+    Python runs them in its main thread only, so nothing needs to be done in others.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        arrived.append((number, frame))
+
+    handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    for number in _SIGNALS:
+        if callable(handler := signal.getsignal(number)):
+            handlers[number] = handler
+            signal.signal(number, wait)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in arrived:
+            handlers[number](number, frame)
 
 
 @torch.no_grad()

@@ -33,6 +33,7 @@ from flatmin.engine.scaling import Scaling
 from flatmin.engine.state import freeze, thaw
 from flatmin.protocol import Ask, Gradient, Method, Probe, reads_loss
 from flatmin.vectors.blocks import Scope, Select
+from flatmin.vectors.compiled import Compiler
 from flatmin.vectors.expression import walk
 from flatmin.vectors.vector import Vec
 from flatmin.vectors.weights import BaseState, Weights
@@ -58,6 +59,7 @@ class StepContext:
         memory: what the method remembers, between steps.
         in_closure: no user code reads `p.grad` between the probes and the base's step.
         plain: there is one probe, and `p.grad` is the caller's until the method has its gradient.
+        compiler: runs passes over the weights as compiled functions; None evaluates all of them block by block.
     """
 
     base: Optimizer
@@ -75,6 +77,7 @@ class StepContext:
     memory: dict[str, Any]
     in_closure: bool
     plain: bool = False
+    compiler: Compiler | None = None
 
     @property
     def params(self) -> list[Tensor]:
@@ -120,7 +123,9 @@ class Step:
         self._params = params = context.params
         self._own_ascent = context.ascent == "per-worker" and workers.supports_per_worker("ascent")
         self._own_noise = context.noise == "per-worker" and workers.supports_per_worker("noise")
-        self._scope = scope = Scope(params, range(len(params)), agree=workers.mean if self._own_ascent else None)
+        self._scope = scope = Scope(
+            params, range(len(params)), workers.mean if self._own_ascent else None, context.compiler
+        )
         self._scaling = None if context.scaler is None else Scaling(context.scaler, context.scaled)
         self._rehearsal = Rehearsal(
             context.method,

@@ -71,12 +71,20 @@ class Scope:
         params: every parameter of the optimizer, in the order of its groups.
         indices: the ones in scope.
         agree: what processes with different gradients do with a number that is looked at, so that all see the same.
+        compiler: runs passes over the parameters as compiled functions, if there is one: see `compiled.Compiler`.
     """
 
-    def __init__(self, params: Sequence[Tensor], indices: Iterable[int], agree: Callable[[float], float] | None = None):
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        indices: Iterable[int],
+        agree: Callable[[float], float] | None = None,
+        compiler: Any = None,
+    ):
         self.params = params
         self.indices = tuple(indices)
         self.agree = agree
+        self.compiler = compiler
         self.shards = shards_of(params)
         #: What this process holds of every parameter: nearly always the parameter.
         self.tensors: Sequence[Tensor] = self.local(params)  # type: ignore[assignment]  # no parameter is missing

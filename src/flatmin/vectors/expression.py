@@ -172,6 +172,9 @@ def real(number: float | Number, scope: Scope) -> Real:
 #: Sums of squares below this may have lost terms, because the squares of small float32 numbers are zero.
 UNDERFLOW = 1e-24
 
+#: So many squares a compiled pass adds up in single precision.
+RUN = 256
+
 
 class Piece(NamedTuple):
     """The tensors of one block. `fresh` ones are temporaries that the receiver may overwrite."""
@@ -229,7 +232,8 @@ def length(factor: float | Number, body: Expression, scope: Scope) -> Real:
     in float32: on a CPU very small sums are taken again in double precision, elsewhere all of them are.
     """
     if scope.on_cpu:
-        squares = _sum_of_squares(body, scope, _squares)
+        compiled = scope.compiler and scope.compiler.compiled(_compiled_squares, (body,), scope)
+        squares = float(compiled().total or 0.0) if compiled else _sum_of_squares(body, scope, _squares)
         if squares < UNDERFLOW:
             squares = _sum_of_squares(body, scope, _squares_in_double)
         return abs(float(real(factor, scope))) * math.sqrt(squares)
@@ -254,6 +258,17 @@ def length(factor: float | Number, body: Expression, scope: Scope) -> Real:
 def _sum_of_squares(body: Expression, scope: Scope, squares: Callable[[Tensor], float]) -> float:
     blocks = ((block, _stored(piece.tensors)) for block, piece in _pieces(body, scope) if piece is not None)
     return float(scope.total((block, squares(t)) for block, tensors in blocks for t in tensors))
+
+
+def _compiled_squares(tensors: list[Tensor]) -> Tensor:
+    """For `Compiler`: sums of `RUN` squares in single precision, their sum in double.
+
+    One sum in single precision would lose digits over millions of elements; squares in double take twice the time.
+    """
+    flat = tensors[0].reshape(-1)
+    whole = flat.numel() // RUN * RUN
+    runs = flat[:whole].view(-1, RUN).square().sum(1).double().sum()
+    return runs + flat[whole:].double().square().sum()
 
 
 def _stored(tensors: list[Tensor]) -> list[Tensor]:
@@ -286,6 +301,10 @@ def _real_parts(t: Tensor) -> Tensor:
 
 def inner(left: Expression, right: Expression, scope: Scope) -> Real:
     """The inner product of two vectors, over all parameters in scope and all processes."""
+    if scope.on_cpu and scope.compiler:
+        compiled = scope.compiler.compiled(_compiled_product, (left, right), scope)
+        if compiled:
+            return float(compiled().total or 0.0)
     parts = [
         (block, _product(a, b)) for block in _blocks((left, right), scope) for a, b in _pairs(left, right, block, scope)
     ]
@@ -293,6 +312,13 @@ def inner(left: Expression, right: Expression, scope: Scope) -> Real:
         return float(scope.total((block, part.item()) for block, part in parts))
     device = parts[0][1].device
     return scope.total((block, part.to(device, non_blocking=True)) for block, part in parts)  # type: ignore[no-any-return]  # a tensor
+
+
+def _compiled_product(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    """For `Compiler`, as `_compiled_squares`."""
+    flat = (left[0] * right[0]).reshape(-1)
+    whole = flat.numel() // RUN * RUN
+    return flat[:whole].view(-1, RUN).sum(1).double().sum() + flat[whole:].double().sum()
 
 
 def _pairs(left: Expression, right: Expression, block: Block, scope: Scope) -> list[tuple[Tensor, Tensor]]:

@@ -44,7 +44,7 @@ class Vec(Expression):
     def __add__(self, other: Vec | float) -> Vec:
         if isinstance(other, Vec):
             return Add(self, other)
-        return self if other == 0 else Pointwise(lambda x: torch._foreach_add(dense(x), other), self)
+        return self if other == 0 else Shifted(other, self)
 
     def __sub__(self, other: Vec | float) -> Vec:
         return self + (-other)
@@ -210,6 +210,24 @@ class Scaled(Vec):
             torch._foreach_mul_(tensors, factor)
             return piece
         return Piece(list(torch._foreach_mul(tensors, factor)), fresh=True)
+
+
+class Shifted(Vec):
+    """A vector with a number added to every element."""
+
+    def __init__(self, shift: float | Number, vec: Vec):
+        self.shift, self.vec = shift, vec
+        self.args = (vec, shift) if isinstance(shift, Number) else (vec,)
+
+    def at(self, block: Block, scope: Scope) -> Piece | None:
+        """Add, out of place."""
+        piece = self.vec.at(block, scope)
+        if piece is None:
+            return None
+        tensors, shift = dense(piece.tensors), _near(real(self.shift, scope), piece.tensors)
+        if isinstance(shift, Tensor):  # torch's call for lists would look at its value
+            return Piece([t + shift for t in tensors], fresh=True)
+        return Piece(list(torch._foreach_add(tensors, shift)), fresh=True)
 
 
 class Add(Vec):
