@@ -5,10 +5,10 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # One thread per test process: xdist already keeps every core busy. Compiled tests are kept for the next run.
 SERIAL := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help compare test tests quick lint bench docs dist clean
+.PHONY: help compare test tests quick cluster-test lint bench docs dist clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # Two stages of the same environment: the main job does not wait for the tools of the tests.
 .venv/study: pyproject.toml constraints.txt
@@ -28,10 +28,17 @@ test: .venv/dev  ## lint, types and all tests
 
 # Beside `lint`, which needs one core for most of a minute.
 tests: .venv/dev
-	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q
+	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q -m "not cluster"
 
 quick: .venv/dev  ## a minute: the contract on six methods, engine, vectors, one tiny study
 	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q --quick tests
+
+.venv/cluster: .venv/dev
+	$(PIP) -e ".[ray]"
+	@touch $@
+
+cluster-test: .venv/cluster  ## the tests that start a Ray cluster on this machine
+	$(SERIAL) $(BIN)/pytest -q -m cluster tests/study/launchers
 
 lint: .venv/dev  ## ruff and mypy
 	$(BIN)/ruff check .

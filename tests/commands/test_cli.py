@@ -12,6 +12,7 @@ import pytest
 
 from flatmin import __version__, cli, commands
 from flatmin.commands.compare import Compare
+from flatmin.commands.study_options import Where
 from flatmin.registry import METHODS
 from flatmin.study import config
 from flatmin.study.config import Study, Training
@@ -68,9 +69,12 @@ def test_help_documents_every_option(name, capsys):
     documented = [cls]
     config = {"compare": Study, "tune": Study, "train": Training}.get(name)
     if config is not None:
-        options = [option for option in options if option not in ("study", "training")]
+        options = [option for option in options if option not in ("study", "training", "where")]
         options += [f.name for f in dataclasses.fields(config)]
         documented += [config, Training]
+    if name in ("compare", "tune"):
+        options += [f.name for f in dataclasses.fields(Where)]
+        documented.append(Where)
     for option in options:
         sentences = [re.search(rf"^        {option}: (.*)", c.__doc__, re.M) for c in documented]
         line = next(match.group(1) for match in sentences if match)

@@ -38,7 +38,7 @@ class Compare:
         out: the study's folder: a new one, or one with the same study, which is then continued. Gets study.toml,
             env.json, runs/, results.json, report.html, report.md, forest.png, accuracy.png, curves.png, cost.png and,
             unless --flatness is 0, flatness.png; with --tune also tune/, tuning.json and sensitivity.png.
-        jobs: worker processes with one thread each. Default: one per core.
+        where: Where runs are executed:
         dry_run: print what would be searched and trained, the number of runs and gradients, and an estimate of the
             time, from a few steps of each method; start nothing.
     """
@@ -46,7 +46,7 @@ class Compare:
     study: tyro.conf.OmitArgPrefixes[Study] = field(default_factory=lambda: Study(flatness=FLATNESS))
     recipe: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     out: Path = Path("runs/digits")
-    jobs: int = field(default_factory=study_options.cores)
+    where: tyro.conf.OmitArgPrefixes[study_options.Where] = field(default_factory=study_options.Where)
     dry_run: bool = False
 
     def __call__(self, typed: str) -> None:
@@ -58,13 +58,15 @@ class Compare:
         from flatmin.study.report import write
 
         console = Console()
-        write.show(comparison.compare(self.study, self.out, self.jobs, command=typed, console=console), console)
+        launcher = self.where.launcher()
+        write.show(comparison.compare(self.study, self.out, launcher=launcher, command=typed, console=console), console)
         console.out(f"Every table, plot and run: {self.out / 'report.html'}", highlight=False)
 
     def _print_cost(self, console: Console) -> None:
         from flatmin.study import estimate
 
-        at_least("jobs", self.jobs, 1)
+        jobs = self.where.jobs
+        at_least("jobs", jobs, 1)
         costs = estimate.estimate(self.study, self.out, console)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for header in ("method", "trials", "runs", "gradients", "time", "searched"):
@@ -84,7 +86,7 @@ class Compare:
             how = "complete runs in --out, or else " * any(cost.measured for cost in costs) + how
             how = how if any(cost.measured for cost in costs) else "the complete runs in --out"
         console.print(
-            f"{_duration(seconds)} of one process; {_duration(seconds / self.jobs)} with --jobs {self.jobs}, if they "
+            f"{_duration(seconds)} of one process; {_duration(seconds / jobs)} with --jobs {jobs}, if they "
             f"do not slow one another. Estimated from {how}; complete runs are not subtracted.",
             highlight=False,
         )

@@ -32,13 +32,13 @@ class Tune:
             Other options override it.
         out: the study's folder: a new one, or one with the same study, which is then continued. Gets study.toml,
             env.json, tune/ and tuning.json.
-        jobs: worker processes of this command with one thread each. Default: one per core.
+        where: Where runs of this command are executed:
     """
 
     study: tyro.conf.OmitArgPrefixes[Study] = field(default_factory=lambda: Study(tune=16))
     recipe: Annotated[Path | None, tyro.conf.arg(metavar="PATH")] = None
     out: Path = Path("runs/tune")
-    jobs: int = field(default_factory=study_options.cores)
+    where: tyro.conf.OmitArgPrefixes[study_options.Where] = field(default_factory=study_options.Where)
 
     def __call__(self, typed: str) -> None:
         """Run or continue the search, then print its winners."""
@@ -47,7 +47,7 @@ class Tune:
         from flatmin.study.search import tuner
 
         console = Console()
-        tuning = tuner.search(self.study, self.out, self.jobs, console, command=typed)
+        tuning = tuner.search(self.study, self.out, console=console, launcher=self.where.launcher(), command=typed)
         searched = sensitivity.sensitivity(self.study, tuning)
         flat = {(one.contender, one.noise): one.near_best for one in searched if one.name == "lr"}
         caption = "flat: share of the searched learning rates that score within 1 % of the best"

@@ -55,6 +55,32 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    """All files of a folder that are not hidden, by path; empty if there is none."""
+    found = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name.as_posix(): path.read_bytes() for name, path in found.items() if not name.name.startswith(".")}
+
+
+def replace_content(folder: Path, files: dict[str, bytes], last: str = "") -> None:
+    """Make `files` the content of a folder, each of them atomically.
+
+    Args:
+        folder: created if it is new.
+        files: as in `content`.
+        last: the file that is written last.
+
+    Raises:
+        OSError: a file cannot be written; the error names it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in sorted(files, key=lambda name: name == last):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with atomic(folder / name) as path:
+            path.write_bytes(files[name])
+    for name in content(folder).keys() - files.keys():
+        (folder / name).unlink()
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Create `folder` and lock it for this process. The system releases the lock when the process ends, even if killed.

@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -109,7 +109,7 @@ def _start(function: Callable[..., Any], begin: Callable[[], None] | None) -> tu
     context = multiprocessing.get_context("forkserver") if FORKS else multiprocessing.get_context("spawn")
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
-    with _ignore_sigint(), _offline():
+    with _ignore_sigint(), environment(OFFLINE):
         process = context.Process(target=_work, args=(dict(os.environ), function, begin, theirs), daemon=True)
         process.start()
     theirs.close()
@@ -173,10 +173,10 @@ def _ignore_sigint() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Processes started in this block are `OFFLINE` before they import anything."""
-    before = {name: os.environ.get(name) for name in OFFLINE}
-    os.environ.update(OFFLINE)
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Processes started in this block have these variables before they import anything."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

@@ -1,14 +1,22 @@
 """What comes of a job: the record, or the traceback of the error that ended it."""
 
+import pickle
+from pathlib import Path
+
 import pytest
 
+from flatmin.commands.study_options import Where
+from flatmin.study import files
 from flatmin.study.config import Run, Study
+from flatmin.study.data import text
 from flatmin.study.launchers.launcher import ERROR, Job, attempt, complete
 from flatmin.study.launchers.local import Local
+from flatmin.study.launchers.on_ray import OnRay
 from flatmin.study.pool import RunError
 from flatmin.study.search import tuner
 from flatmin.study.tasks import runs
 from flatmin.study.tasks.outcome import NotFiniteError, TaskError
+from flatmin.study.tasks.runs import task_of
 from flatmin.study.training import record
 
 RUN = Run("sgd", {"lr": 0.05}, epochs=1, subset=64)
@@ -84,3 +92,60 @@ def test_a_worker_that_outlives_its_parent_for_a_moment_disturbs_nobody(tmp_path
         runs.perform(RUN, tmp_path / "run", show=lambda row: print("{}", file=file, flush=True))
     rows = [[{**row, "seconds": 0} for row in record.metrics(tmp_path / name)] for name in ("alone", "run")]
     assert rows[0] == rows[1] and rows[0]
+
+
+# -- Ray, without a cluster --------------------------------------------------------------------------------------------
+
+
+def test_ray_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'ray is not installed; write pip install "flatmin\[ray\]"'):
+        OnRay()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cores": 0}, "jobs must be >= 1, got 0"),
+        ({"cpus_per_run": 0.0}, "cpus_per_run must be > 0, got 0.0"),
+        ({"gpus_per_run": -1.0}, "gpus_per_run must be >= 0, got -1.0"),
+    ],
+)
+def test_bad_numbers_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        OnRay(**given)
+
+
+def test_the_command_line_says_where(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert Where(jobs=3).launcher() == Local(3)
+    assert Where(jobs=3, ray=()).launcher() == OnRay("", 3)
+    assert Where(jobs=3, ray=("auto",), gpus_per_run=0.25).launcher() == OnRay("auto", 3, 1.0, 0.25)
+    with pytest.raises(ValueError, match="--ray takes one address, got auto more"):
+        Where(ray=("auto", "more")).launcher()
+    with pytest.raises(ValueError, match="--cpus-per-run and --gpus-per-run are for a Ray cluster; write --ray"):
+        Where(gpus_per_run=0.5).launcher()
+
+
+def test_the_content_of_a_folder_can_be_replaced(tmp_path):
+    (tmp_path / "old").mkdir()
+    for name in ("result.json", "checkpoint.pt", ".lock"):
+        (tmp_path / "old" / name).write_text(name)
+    new = {"config.toml": b"1", "result.json": b"2", "path/step-0.pt": b"3"}
+    files.replace_content(tmp_path / "old", new, last="result.json")
+    assert files.content(tmp_path / "old") == new and (tmp_path / "old/.lock").exists()
+    assert files.content(tmp_path / "nowhere") == {}
+
+
+def test_texts_are_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_REMEMBERED", {})
+    paths = [str(tmp_path / name) for name in ("one", "two")]
+    for path in paths:
+        Path(path).write_text("to be or not to be, " * 40)
+    study = Study(task="text", methods=("adamw",), noise=(0.0,), data=paths[0], then=paths[1])
+    begin = pickle.loads(pickle.dumps(task_of("text").shipped(study, data=False)))
+    known = text.load(*paths)
+    for path in paths:
+        Path(path).unlink()
+    begin()
+    assert text.load(*paths) is known

@@ -53,8 +53,7 @@ def load(source: str, image_size: int, console: Console | None) -> Decoded:
     Raises:
         ValueError: see `flatmin.study.data.dataset.load`; or the cache cannot be written.
     """
-    key = hashlib.sha256(f"{VERSION}\n{image_size}\n{sources.fingerprint(source)}".encode()).hexdigest()[:24]
-    folder = _root() / "images" / key
+    folder = _place(source, image_size)
     if (found := _open(folder)) is not None:
         return found
     try:
@@ -67,6 +66,33 @@ def load(source: str, image_size: int, console: Console | None) -> Decoded:
         raise ValueError(f"cannot write the image cache {folder} ({error}); set FLATMIN_CACHE to a folder") from error
     assert found is not None
     return found
+
+
+def holds(source: str, image_size: int) -> bool:
+    """Whether the arrays of `source` are in the cache, whole."""
+    return _open(_place(source, image_size)) is not None
+
+
+def content(source: str, image_size: int) -> dict[str, NDArray[np.uint8]]:
+    """The files that the cache holds of `source`, by name; mapped into memory."""
+    folder = _place(source, image_size)
+    return {path.name: np.asarray(np.memmap(path, np.uint8, "r")) for path in sorted(folder.iterdir())}
+
+
+def adopt(source: str, image_size: int, content: dict[str, NDArray[np.uint8]]) -> None:
+    """Take over the `content` of another machine's cache, unless the arrays are here."""
+    folder = _place(source, image_size)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder, source, None):
+        if _open(folder) is None:
+            with _creating(folder) as (made, _):
+                for name, file in content.items():
+                    file.tofile(made / name)
+
+
+def _place(source: str, image_size: int) -> Path:
+    key = hashlib.sha256(f"{VERSION}\n{image_size}\n{sources.fingerprint(source)}".encode()).hexdigest()[:24]
+    return _root() / "images" / key
 
 
 def _root() -> Path:
@@ -108,13 +134,28 @@ def _alone(folder: Path, source: str, console: Console | None) -> Iterator[None]
         lock.release()
 
 
-def _decode(source: str, image_size: int, folder: Path, console: Console | None) -> None:
-    """Create `folder` with a single rename, so it is never incomplete."""
+@contextlib.contextmanager
+def _creating(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Create `folder` with a single rename at the end of the block, so it is never incomplete.
+
+    Yields:
+        An empty folder to fill, and one for other files, which are deleted.
+    """
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)  # left by a killed process
     try:
         made = scratch / "made"
         made.mkdir(parents=True)
+        yield made, scratch
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        made.rename(folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _decode(source: str, image_size: int, folder: Path, console: Console | None) -> None:
+    """Create `folder` with the arrays of `source`."""
+    with _creating(folder) as (made, scratch):
         found = sources.read(source, scratch / "datasets")
         total = sum(len(part.rows) for part in found.parts)
         if (needed := total * image_size**2) > (free := shutil.disk_usage(made).free):
@@ -128,10 +169,6 @@ def _decode(source: str, image_size: int, folder: Path, console: Console | None)
                     about = _write(found, channels, image_size, made, source, show)
                     break
         files.write_json(made / "about.json", {"source": source, "image_size": image_size, **about})
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        made.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write(

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from flatmin.study.data import cache, digits
+from flatmin.study.data import cache, digits, sources
 
 NAMES = ("digits",)
 #: Of an image side. Larger ones are mistyped, and would fill the memory before the disk.
@@ -125,7 +125,7 @@ def check(source: str) -> None:
         ValueError: `source` is no name, no folder and not of the form of a hub id; the message lists the nearest names.
     """
     path = Path(source).expanduser()
-    if source in NAMES or (source and path.is_dir()):
+    if source in NAMES or source in sources.memory() or (source and path.is_dir()):
         return
     if source and path.exists():
         raise ValueError(f"data: {source!r} is no folder; name the one that holds the images: {path.parent}")

@@ -122,7 +122,7 @@ def _hold_out(part: Part, share: float) -> tuple[Part, Part]:
     return kept, out
 
 
-#: Of hub ids that this process, or its parent, has loaded.
+#: Of hub ids that this process, or its parent, has loaded; and of data that another machine has.
 _FINGERPRINTS: dict[str, str] = {}
 
 
@@ -144,15 +144,16 @@ def load_splits(source: str, scratch: Path, tests: Iterable[str]) -> dict[str, A
 def fingerprint(source: str) -> str:
     """A string that changes when the data change: names, sizes and times of a folder's files, or the hub's fingerprint.
 
-    A hub id keeps the fingerprint of the first call in this process, or the one given to `remember`.
+    A hub id keeps the fingerprint of the first call in this process. What was given to `remember` comes first.
 
     Raises:
         ValueError: `source` is no folder and cannot be loaded from the hub; or a file name is not UTF-8.
     """
+    if source in _FINGERPRINTS:
+        return _FINGERPRINTS[source]
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        if source not in _FINGERPRINTS:
-            _FINGERPRINTS[source] = "-".join(f"{name} {split._fingerprint}" for name, split in _hub(source).items())
+        _FINGERPRINTS[source] = "-".join(f"{name} {split._fingerprint}" for name, split in _hub(source).items())
         return _FINGERPRINTS[source]
     for path in folder.rglob("*"):
         check_name(path)
@@ -173,7 +174,7 @@ def check_name(path: Path) -> None:
 
 
 def memory() -> dict[str, str]:
-    """The fingerprints of all hub ids that this process has loaded."""
+    """The fingerprints that this process remembers."""
     return dict(_FINGERPRINTS)
 
 

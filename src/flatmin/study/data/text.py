@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,23 @@ def load(path: str, then: str = "") -> Corpus:
     return _corpus(*contents)
 
 
+#: Texts that are on another machine, by path.
+_REMEMBERED: dict[str, str] = {}
+
+
+def remember(texts: Mapping[str, str]) -> None:
+    """Use the texts that another process has read, in place of files of these names."""
+    _REMEMBERED.update(texts)
+
+
+def contents(*paths: str) -> dict[str, str]:
+    """The texts of files, as `remember` takes them. An empty path is none."""
+    return {path: _read(path, "data") for path in paths if path}
+
+
 def _read(path: str, option: str) -> str:
+    if path in _REMEMBERED:
+        return _REMEMBERED[path]
     if not path:
         raise ValueError(f"{option} must be a file of text, got none; write --{option} FILE")
     try:

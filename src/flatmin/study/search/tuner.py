@@ -139,6 +139,7 @@ def _do_free(stage: Round, study: Study, out: Path, launch: Launch, most: int) -
     trials = stage.trials(out)
     finished: list[Trial] = []
     under_way: dict[Path, _Taken] = {}
+    locks = contextlib.ExitStack()
 
     def jobs() -> Iterator[Job]:
         while (taken := take()) is not None:
@@ -171,7 +172,7 @@ def _do_free(stage: Round, study: Study, out: Path, launch: Launch, most: int) -
         taken.lock.close()
         finished.append(taken.trial)
 
-    with contextlib.ExitStack() as locks, contextlib.closing(launch(jobs(), most)) as done:
+    with locks, contextlib.closing(launch(jobs(), most)) as done:
         for job, failure in done:
             taken = under_way.pop(job.folder)
             taken.begun.remove(job.folder)

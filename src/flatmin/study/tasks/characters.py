@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ class Characters(FunctionTask):
         if console is not None:
             alphabet = f"{corpus.symbols - 1} characters have a symbol, {corpus.first.others:.2%} of the test split not"
             console.print(f"text: {alphabet}", highlight=False)
+
+    def shipped(self, training: Training, *, data: bool) -> Callable[[], None]:
+        """A worker gets the texts, which are small."""
+        return functools.partial(text.remember, text.contents(training.data, training.then))
 
     def source(self, run: Run) -> str:
         """The start of the SHA-256 of the files."""

@@ -68,6 +68,10 @@ class FunctionTask:
         """A worker finds modules where this process does."""
         return functools.partial(_find_modules, list(sys.path))
 
+    def shipped(self, training: Training, *, data: bool) -> Callable[[], None]:
+        """What a worker of any machine calls first; see `flatmin.study.tasks.task`."""
+        raise NotImplementedError
+
     def train(
         self,
         run: Run,

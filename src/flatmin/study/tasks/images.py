@@ -8,15 +8,17 @@ import functools
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from flatmin.study import settings
 from flatmin.study.config import Run, Study, Training, check_batch_size, check_options
-from flatmin.study.data import sources
-from flatmin.study.data.dataset import check, load_dataset
+from flatmin.study.data import cache, sources
+from flatmin.study.data.dataset import NAMES, check, load_dataset
 from flatmin.study.networks import models
-from flatmin.study.tasks.task import FORWARD, Cost, Measure
+from flatmin.study.tasks.task import FORWARD, AbsentError, Cost, Measure
 from flatmin.study.training import loop, robust
 from flatmin.study.training.checkpoints import Checkpoints
 from flatmin.study.training.loop import Keep, Log, Watch
@@ -62,6 +64,14 @@ class Images:
         """A worker gets what this process knows of the data, so none asks the hub."""
         return functools.partial(sources.remember, sources.memory())
 
+    def shipped(self, training: Training, *, data: bool) -> Callable[[], None]:
+        """A worker looks for the decoded images of this machine in its own cache, or writes them there."""
+        source, size = training.data, training.image_size
+        if source in NAMES:
+            return self.inherited()
+        content = cache.content(source, size) if data else None
+        return functools.partial(_receive, source, size, sources.fingerprint(source), content)
+
     def train(
         self,
         run: Run,
@@ -97,6 +107,15 @@ class Images:
             ("Network", f"{study.model}{', pretrained' * study.pretrained}, {parameters:,} trained parameters."),
             ("Training", _training(study)),
         ]
+
+
+def _receive(source: str, size: int, fingerprint: str, content: dict[str, NDArray[np.uint8]] | None) -> None:
+    """See `Images.shipped`."""
+    sources.remember({source: fingerprint})
+    if content is not None:
+        cache.adopt(source, size, content)
+    elif not cache.holds(source, size):
+        raise AbsentError(source)
 
 
 class _EnoughError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import sys
@@ -34,6 +35,10 @@ class Own(FunctionTask):
         load(self.name)
         super().check(training)
 
+    def shipped(self, training: Training, *, data: bool) -> Callable[[], None]:
+        """A worker gets a function of a script or notebook with the objects that it uses; it imports any other."""
+        return functools.partial(_give, {self.name: _given[self.name]} if self.name in _given else {})
+
     def call(self, trial: Trial, run: Run) -> Outcome:
         """Call the function."""
         return load(self.name)(trial)
@@ -52,8 +57,13 @@ class Own(FunctionTask):
         return [("Task", words if words.endswith(".") else f"{words}.")]
 
 
-#: Functions that were given as such, by name: those of a notebook cannot be imported.
-_given: dict[str, Train] = {}
+#: Functions that were given as such, and the digests of their files, by name: those of a notebook cannot be imported.
+_given: dict[str, tuple[Train, str]] = {}
+
+
+def _give(functions: dict[str, tuple[Train, str]]) -> None:
+    """See `Own.shipped`."""
+    _given.update(functions)
 
 
 def name_of(function: Train, jobs: int) -> str:
@@ -61,7 +71,7 @@ def name_of(function: Train, jobs: int) -> str:
 
     Args:
         function: of a `Trial`.
-        jobs: worker processes, which have to import it.
+        jobs: worker processes of this machine, which have to import it.
 
     Raises:
         ValueError: they cannot.
@@ -73,7 +83,7 @@ def name_of(function: Train, jobs: int) -> str:
             f"{'the script or notebook' if module == '__main__' else 'a function or class'}; move it to the top of a "
             "module, mytask.py, and write from mytask import train, or write jobs=1"
         )
-    _given[f"{module}:{name}"] = function
+    _given[f"{module}:{name}"] = function, _digest(sys.modules.get(module))
     return f"{module}:{name}"
 
 
@@ -84,7 +94,7 @@ def load(name: str) -> Train:
         ValueError: it cannot be imported.
     """
     if name in _given:
-        return _given[name]
+        return _given[name][0]
     package, _, attribute = name.partition(":")
     otherwise = f"write def {attribute or 'train'}(trial): ... there"
     try:
@@ -98,6 +108,9 @@ def load(name: str) -> Train:
 
 def digest(name: str) -> str:
     """The start of the SHA-256 of the function's file, so that records tell which version made them; "" without one."""
-    module: ModuleType | None = sys.modules.get(load(name).__module__)
+    return _given[name][1] if name in _given else _digest(sys.modules.get(load(name).__module__))
+
+
+def _digest(module: ModuleType | None) -> str:
     path = getattr(module, "__file__", None)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path and Path(path).exists() else ""

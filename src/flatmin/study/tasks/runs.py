@@ -69,7 +69,8 @@ def perform(
         config.save(run, path)
     metrics = folder / "metrics.jsonl"
     with files.naming(metrics):
-        metrics.unlink(missing_ok=True)  # a worker whose parent was just killed may still write into the old one
+        if metrics.is_file():
+            metrics.unlink()  # a worker whose parent was just killed may still write into it
         file = metrics.open("w", encoding="utf-8")
 
     def log(row: dict[str, Any]) -> None:
@@ -77,8 +78,11 @@ def perform(
             print(json.dumps(row, allow_nan=False), file=file, flush=True)
         show(row)
 
-    with file:
+    try:
         result = task.train(run, log, checkpoints, processes, watch, weights.keep, measure)
+    finally:
+        with files.naming(metrics):
+            file.close()
     weights.finish()
     files.write_json(folder / "result.json", result.as_json())
     checkpoints.clear()

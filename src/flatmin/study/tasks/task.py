@@ -23,6 +23,10 @@ FORWARD = 1 / 3
 Measure = Callable[[nn.Module, Loss, Iterable[Any]], None]
 
 
+class AbsentError(Exception):
+    """The data of a study are on another machine."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one run costs.
@@ -65,7 +69,19 @@ class Task(Protocol):
         ...
 
     def inherited(self) -> Callable[[], None]:
-        """The first call of each worker process; can be pickled."""
+        """The first call of each worker process of this machine; can be pickled."""
+        ...
+
+    def shipped(self, training: Training, *, data: bool) -> Callable[[], None]:
+        """The first call of each worker process of any machine; can be pickled by `cloudpickle`.
+
+        Modules that the protocol names are there. The call raises `AbsentError` if the data are not, unless it brings
+        them.
+
+        Args:
+            training: the protocol, prepared.
+            data: whether to bring the data.
+        """
         ...
 
     def train(
