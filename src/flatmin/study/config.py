@@ -327,7 +327,7 @@ def defaults(task: str) -> dict[str, Any]:
     found: dict[str, Any] = {"task": task, "noise": (0.0,)}
     if task == TEXT:
         methods = ("adamw", "sam", "pugd", "msam", "adamw+ema")
-        found |= {"data": "", "methods": methods, "base": "adamw", "arms": ("default",)}
+        found |= {"data": "", "methods": methods, "base": "adamw"}
         found |= {"epochs": 2, "batch_size": 16, "warmup": 0.05}
     return found
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from flatmin import robustness
+from flatmin.commands import study_options
+from flatmin.commands.tune import Tune
 from flatmin.study import compare, config, estimate, files, plan
 from flatmin.study.config import Run, Study, Training
 from flatmin.study.data import text
@@ -184,10 +186,13 @@ def test_budgets_noise_and_averages(run):
     assert trained(averaged).test != plain.test
 
 
-def test_a_run_that_diverges_counts_as_one_that_knows_nothing(run, corpora):
+def test_a_run_that_diverges_counts_as_one_that_knows_nothing(run, corpora, monkeypatch):
     found = trained(run, settings={"lr": 1e30, "wd": 0.0}, robustness=True, then=corpora[1])
     assert found.diverged == 1.0 and found.robustness is None
-    assert found.test == found.validation == pytest.approx(math.log2(text.load(*corpora).symbols))
+    nothing = math.log2(text.load(*corpora).symbols)
+    assert found.test == found.validation == pytest.approx(nothing)
+    monkeypatch.setattr(characters, "bits", lambda *_: math.nan)
+    assert trained(run, then=corpora[1]).validation == nothing  # the last step made the weights not finite
 
 
 def test_a_run_goes_on_where_it_was_killed(run, tmp_path, monkeypatch):
@@ -314,7 +319,8 @@ def test_what_is_forgotten_is_compared_by_seed(studied):
 
 
 def test_the_cost_counts_what_final_runs_measure(corpora, tmp_path):
-    protocol = Study(**{**config.defaults("text"), "methods": ("adamw",), "data": corpora[0], "seeds": 1, **SMALL})
+    own = {"methods": ("adamw",), "arms": ("default",), "data": corpora[0], "seeds": 1}
+    protocol = Study(**{**config.defaults("text"), **own, **SMALL})
     task, single = task_of("text"), plan.resolve(plan.canonical(protocol)).runs["runs/default/noise-0.0/adamw/seed-0"]
     step = 2.0
     plain = task.cost(single, 1.0, step)
@@ -329,12 +335,15 @@ def test_the_cost_counts_what_final_runs_measure(corpora, tmp_path):
 def test_the_commands_know_text(corpora, tmp_path, capsys):
     small = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     options = ["--task", "text", "--data", corpora[0], *small]
-    assert flatmin("compare", *options, "--seeds", "1", "--out", str(tmp_path / "out"), "--dry-run") == 0
-    out = capsys.readouterr().out
-    assert "5 trainings: 5 final runs." in out and "adamw+ema" in out and "msam@adamw" in out
+    out = ["--arms", "default", "--seeds", "1", "--out", str(tmp_path / "out")]
+    assert flatmin("compare", *options, *out, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "5 trainings: 5 final runs." in shown and "adamw+ema" in shown and "msam@adamw" in shown
     assert flatmin("train", "sam", *options, "--out", str(tmp_path / "run")) == 0
     assert "test: " in capsys.readouterr().out
     found = config.load(Run, tmp_path / "run/config.toml")
     assert (found.contender, found.warmup, found.settings["lr"]) == ("sam@adamw", 0.05, 0.001)
-    assert flatmin("compare", "--task", "text", "--out", str(tmp_path / "none")) == 2
+    assert flatmin("compare", "--task", "text", *out) == 2
     assert "write --data FILE" in capsys.readouterr().err
+    made = study_options.defaults(Tune, ["--task", "text"])
+    assert (made.study.tune, made.study.base, made.study.batch_size) == (16, "adamw", 16)

@@ -138,11 +138,12 @@ def train(trial: Trial, run: Run) -> Outcome:
             trial.log(validation=bits(trial.evaluated(net), first.validation, run), train=loss)
             seen |= {"evaluated": step, "loss": torch.zeros_like(seen["loss"])}
     found = trial.evaluated(net)
-    if diverged:
+    validation = bits(found, first.validation, run)
+    if diverged or not math.isfinite(validation):  # perhaps by the last step
         nothing = math.log2(corpus.symbols)
         return Outcome(validation=nothing, test=nothing, better="lower", metric=METRIC, diverged=True)
     return Outcome(
-        validation=bits(found, first.validation, run),
+        validation=validation,
         test=lambda: bits(found, first.test, run),
         better="lower",
         metric=METRIC,
