@@ -48,11 +48,13 @@ def train_and_show(
         The content of `result.json`.
 
     Raises:
-        ValueError: `out` holds another run, or this one without the weights, or something that is no run, or it belongs
-            to a study, or is in use; or the data, the network or a package is missing.
+        ValueError: the task keeps no weights; `out` holds another run, or this one without the weights, or something
+            that is no run, or it belongs to a study, or is in use; or the data, the network or a package is missing.
     """
     if tensorboard:
         check_tensorboard()
+    if weights is not None and not task_of(run.task).keeps_weights:
+        raise ValueError(f"only images keep their weights, not {run.task}; leave out --keep-weights and --keep-path")
     record.check_run_folder(out)
     held = record.read(out)
     if held is not None and held[0] != record.complete(run):

@@ -339,6 +339,8 @@ def test_the_commands_know_text(corpora, tmp_path, capsys):
     assert flatmin("compare", *options, *out, "--dry-run") == 0
     shown = capsys.readouterr().out
     assert "5 trainings: 5 final runs." in shown and "adamw+ema" in shown and "msam@adamw" in shown
+    assert flatmin("train", "sam", *options, "--out", str(tmp_path / "run"), "--keep-weights") == 2
+    assert "leave out --keep-weights" in capsys.readouterr().err and not (tmp_path / "run").exists()
     assert flatmin("train", "sam", *options, "--out", str(tmp_path / "run")) == 0
     assert "test: " in capsys.readouterr().out
     found = config.load(Run, tmp_path / "run/config.toml")
