@@ -11,6 +11,11 @@ from flatmin.engine.one_gradient import OneGradientOptimizer as OneGradientOptim
 from flatmin.engine.optimizer import FlatOptimizer as FlatOptimizer
 from flatmin.engine.sampled import predict as predict
 from flatmin.engine.sampled import sampled_weights as sampled_weights
+from flatmin.estimators import Estimator as Estimator
+from flatmin.estimators import ForwardGradient as ForwardGradient
+from flatmin.estimators import HybridZerothOrder as HybridZerothOrder
+from flatmin.estimators import MultiTangent as MultiTangent
+from flatmin.estimators import ZerothOrder as ZerothOrder
 from flatmin.methods import *  # noqa: F403  # the methods are found, not listed
 from flatmin.protocol import Answer as Answer
 from flatmin.protocol import Ask as Ask

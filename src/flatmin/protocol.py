@@ -22,11 +22,12 @@ A method file imports this module, `flatmin.checks` and other methods, and nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from flatmin.vectors.blocks import Scope, Select
 from flatmin.vectors.expression import NotYetKnown, Number, Real
@@ -132,6 +133,11 @@ class Ask:
         slopes_of: the gradient of an earlier probe that kept them. The backward pass begins at the outputs with those
             slopes, so the gradient is their product with the Jacobian of this probe.
         frozen: a displacement of weights that no group owns, made of `w.adapted()`; None for none.
+        objective: True asks for the number that would be differentiated, and there is no backward pass: the forward
+            pass runs without autograd, and a closure may answer. See `value`.
+        shift: with `objective`, a displacement of all weights beside δ: the groups' `perturb` and `radius_scale` do not
+            apply to it.
+        along: the derivative of that number along this vector, by forward-mode differentiation. See `derivative`.
     """
 
     at: Vec | None = None
@@ -143,14 +149,32 @@ class Ask:
     keep_slopes: bool = False
     slopes_of: Gradient | None = None
     frozen: Vec | None = None
+    objective: bool = False
+    shift: Vec | None = None
+    along: Vec | None = None
 
     @property
     def cost(self) -> float:
         """What it takes compared with a gradient of the whole batch, if a backward pass takes two forward passes.
 
-        Rows given as a tensor are counted by the receiver, who knows the batch.
+        A derivative along a vector counts as a gradient: beside the product of weights and activations in the forward
+        pass there are two more, one with the tangent of either. Rows given as a tensor are counted by the receiver, who
+        knows the batch.
         """
-        return 1.0 if self.gradient else 1 / 3
+        return 1.0 if self.gradient or self.along is not None else 1 / 3
+
+    @property
+    def forward_only(self) -> bool:
+        """Whether no backward pass will need what the forward pass computes."""
+        return self.objective or self.along is not None
+
+    def value(self, shift: Vec | None = None) -> Ask:
+        """Instead of the gradient, the loss at the same point, or at one shifted from it."""
+        return replace(self, gradient=False, only=None, objective=True, shift=shift)
+
+    def derivative(self, along: Vec) -> Ask:
+        """Instead of the gradient, its inner product with a vector."""
+        return replace(self, gradient=False, only=None, along=along)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +215,8 @@ class Gradient(Tensors):
     _ran: bool = False
     _reported: Tensor | None = None
     _mean: Callable[[float], float] | None = None
+    _objective: Tensor | None = None
+    _slope: Tensor | None = None
     #: Of the loss with respect to the outputs, a tensor for every call of `Probe.backward`.
     slopes: Sequence[Tensor] = ()
 
@@ -221,20 +247,43 @@ class Gradient(Tensors):
         """The mean loss at this probe, over all processes."""
         return Number(self._loss, self)
 
-    def report(self, losses: Tensor | None, mean: Callable[[float], float] | None) -> None:
+    @property
+    def objective(self) -> Number:
+        """What `Ask.value` asked for: the number that would be differentiated, its mean over all processes."""
+        return Number(lambda _: self._number(self._objective), self)
+
+    @property
+    def slope(self) -> Number:
+        """What `Ask.derivative` asked for: the derivative of that number along the vector."""
+        return Number(lambda _: self._number(self._slope), self)
+
+    def report(
+        self,
+        losses: Tensor | None,
+        mean: Callable[[float], float] | None,
+        objective: Tensor | None = None,
+        slope: Tensor | None = None,
+    ) -> None:
         """Note the losses of the probe.
 
         Args:
             losses: of the examples, or their mean; None if the caller does not tell.
             mean: of a number over the processes, if there are several.
+            objective: the number that would be differentiated, and
+            slope: its derivative, if they were asked for.
         """
-        self._ran, self._reported, self._mean = True, losses, mean
+        self._ran, self._reported, self._mean, self._objective, self._slope = True, losses, mean, objective, slope
 
     def _loss(self, scope: Scope) -> Real:
-        mean = self.losses.double().mean()
+        return self._number(self.losses.double().mean())
+
+    def _number(self, own: Tensor | None) -> Real:
+        """This process's number as one of all processes."""
+        if own is None:
+            raise NotYetKnown
         if self._mean is not None:
-            return self._mean(float(mean))
-        return float(mean) if scope.on_cpu else mean.float()
+            return self._mean(float(own))
+        return float(own) if self.scope.on_cpu else own.float()
 
 
 class Probe(int):
@@ -246,10 +295,14 @@ class Probe(int):
         probe._ask, probe._scaler = ask or Ask(), scaler
         probe._looked, probe._backward, probe._parts, probe._cost = False, False, [], None
         probe.slopes = []
+        probe.objective = probe.slope = None
         return probe
 
     #: What `Ask.keep_slopes` keeps.
     slopes: list[Tensor]
+    #: What `Ask.value` and `Ask.derivative` ask for, of the parts so far.
+    objective: Tensor | None
+    slope: Tensor | None
 
     _ask: Ask
     _scaler: Any
@@ -294,6 +347,8 @@ class Probe(int):
                 "too small; write DataLoader(..., drop_last=True)"
             )
         self._backward = True
+        if self._ask.forward_only:
+            self._note(losses, labels, share)
         self._parts.append(losses.detach())
         if not self._ask.gradient:
             return
@@ -303,13 +358,31 @@ class Probe(int):
         if self._ask.keep_slopes:
             _needed(outputs).register_hook(self.slopes.append)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with torch.enable_grad():
-            if self._ask.weigh is not None:
-                weights = self._ask.weigh(losses.detach(), labels)
-                losses = losses * weights.to(losses.dtype)
-            loss = losses.mean() if losses.ndim else losses
-            loss = loss if share == 1.0 else loss * share
+            loss = self._mean_of(losses, labels, share)
             scaled = loss if self._scaler is None else self._scaler.scale(loss)
             scaled.backward()
+
+    def _mean_of(self, losses: Tensor, labels: Tensor | None, share: float) -> Tensor:
+        """What is differentiated: the mean of the losses, weighed as the method wants, and this part's share of it."""
+        if self._ask.weigh is not None:
+            weights = self._ask.weigh(losses.detach(), labels)
+            losses = losses * weights.to(losses.dtype)
+        loss = losses.mean() if losses.ndim else losses
+        return loss if share == 1.0 else loss * share
+
+    def _note(self, losses: Tensor, labels: Tensor | None, share: float) -> None:
+        """Note the objective of a part, and its derivative."""
+        if self._ask.along is None:
+            value = self._mean_of(losses.detach().double(), labels, share)
+            self.objective = value if self.objective is None else self.objective + value
+            return
+        slope = forward_ad.unpack_dual(self._mean_of(losses, labels, share)).tangent
+        if slope is None:
+            raise RuntimeError(
+                f"the loss of probe {int(self)} has no derivative along the weights: give probe.backward(losses), or "
+                "return from the closure, the tensor that the network's outputs lead to, not a number or a detached one"
+            )
+        self.slope = slope if self.slope is None else self.slope + slope
 
     def _from_outputs(self, outputs: Tensor | None, slopes: Sequence[Tensor]) -> None:
         """Run the backward pass from the outputs. The slopes hold the weights of the examples and the loss scale."""
@@ -323,10 +396,18 @@ class Probe(int):
             )
         outputs.backward(slopes[part])  # type: ignore[no-untyped-call]
 
+    @property
+    def forward_only(self) -> bool:
+        """Whether the loss is all that is wanted: no backward pass, and no graph for one."""
+        return self._ask.forward_only
+
     def report(self, value: Any) -> None:
         """Note what a closure returned as the loss of this probe, unless the body called `backward`."""
         if not self._parts and isinstance(value, Tensor | float | int):
-            self._parts.append(torch.as_tensor(value).detach())
+            loss = torch.as_tensor(value)
+            if self._ask.forward_only:
+                self._note(loss, None, 1.0)
+            self._parts.append(loss.detach())
 
     @property
     def cost(self) -> float:
@@ -353,9 +434,15 @@ class Probe(int):
         Raises:
             RuntimeError: rows were not looked at, or `backward` was not called where it makes a difference.
         """
+        if self._ask.forward_only and not self._parts:
+            raise RuntimeError(
+                f"{method!r} needs the loss of probe {int(self)}, and was not told. Return it from the closure, or "
+                "write probe.backward(loss) in the loop over opt.probes(), in place of loss.backward()"
+            )
         overlooked = self._ask.rows is not None and not self._looked
         slopes = self._ask.keep_slopes or self._ask.slopes_of is not None
-        told = self._ask.weigh or self._ask.each or slopes or not self._ask.gradient
+        plain = self._ask.gradient or self._ask.forward_only
+        told = self._ask.weigh or self._ask.each or slopes or not plain
         if overlooked or (told and not self._backward):
             does = "needs what the network computed" if slopes else "chooses or weighs examples"
             what = f"{method!r} {does} in probe {int(self)}"

@@ -68,6 +68,24 @@ def test_two_ranks_equal_one_process_with_the_doubled_batch(ranks, name, views):
     close(ranks[0]["trained"][f"{name} synchronised {views}"], alone(name))
 
 
+# -- estimated gradients -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", data_parallel.ESTIMATORS)
+def test_estimates_are_those_of_one_process_and_only_numbers_are_sent(ranks, name):
+    """All workers use the directions of the first one's seed."""
+    (first, sent), (second, _) = (rank["estimated"][name] for rank in ranks)
+    assert same(first, second)
+    assert set(sent) == {1}
+    net = network()
+    opt = optimizer(net, flatmin.SAM(0.1), gradient=data_parallel.ESTIMATORS[name])
+    for number in range(5):
+        x, y = batch(number)
+        opt.step(lambda x=x, y=y: torch.nn.functional.cross_entropy(net(x), y))
+    for a, b in zip(first, net.parameters(), strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=1e-6, atol=1e-8)
+
+
 # -- methods that ask for more -----------------------------------------------------------------------------------------
 
 

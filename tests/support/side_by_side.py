@@ -101,6 +101,8 @@ class Draws:
 
     def noise(self, kind, *args):
         vec = getattr(self._w, kind)(*args)
+        if kind == "uniform":
+            return vec
         found = [None] * len(self._scope.params)
         for block, piece in pieces(vec, self._scope):
             for i, tensor in zip(block.indices, piece.tensors, strict=True):

@@ -117,13 +117,17 @@ class FirstPassEffects:
         self._random_before: list[Tensor] = []
 
     @contextmanager
-    def of_pass(self) -> Iterator[None]:
-        """Around one pass, whatever happens in it."""
+    def of_pass(self, still: bool = False) -> Iterator[None]:
+        """Around one pass, whatever happens in it.
+
+        Args:
+            still: replay the random numbers, since the losses of several passes are compared.
+        """
         first, self._first = self._first, False
-        random_now = self.random()
-        if first:
+        random_now = self._random() if still else self.random()
+        if not self._random_before:
             self._random_before = random_now
-        else:
+        elif random_now:
             self._set_random(self._random_before)
         try:
             yield

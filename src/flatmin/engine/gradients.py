@@ -12,7 +12,7 @@ micro-batch alone. They look like the previous step's gradients unless those wer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from weakref import ReferenceType, ref
 
 import torch
@@ -126,6 +126,11 @@ class Gradients:
         self._last = request.gradient
         self._touched = [t or g is not None for t, g in zip(self._touched, grads, strict=True)]
 
+    def touch(self, indices: Iterable[int]) -> None:
+        """Note parameters that get a direction, although no backward pass reached them."""
+        for i in indices:
+            self._touched[i] = True
+
     def stop(self) -> None:
         """After a probe, however it ended: forget a sum that was not completed, return the gradients of others."""
         for p, grad in zip(self._others, self._of_others or (), strict=False):
@@ -169,18 +174,35 @@ class Gradients:
         self._negate()
         return factor if left else 1.0
 
-    def _evaluate(self, direction: Vec) -> None:
-        for p, touched in zip(self._params, self._touched, strict=True):
-            if touched and p.grad is None:
-                p.grad = torch.zeros_like(p)
+    def answer_in_parts(self, direction: Vec) -> Iterator[None]:
+        """Put the direction into `p.grad` a few parameters at a time: together as large as the largest parameter.
+
+        Each part is there until the next is asked for, and is gone then. Weights of a part may be written meanwhile.
+        """
+        direction.evaluate_scalars(self._scope)
+        sizes = [p.numel() for p in self._params]
+        for part in _parts(sizes):
+            self._evaluate(direction, part)
+            self._negate()
+            yield
+            for i in part:
+                self._params[i].grad = None
+
+    def _evaluate(self, direction: Vec, part: Sequence[int] | None = None) -> None:
+        part = range(len(self._params)) if part is None else part
+        for i in part:
+            if self._touched[i] and self._params[i].grad is None:
+                self._params[i].grad = torch.zeros_like(self._params[i])
         grads = self._scope.local([p.grad for p in self._params])
-        silent = set(range(len(grads)))
-        compiled = self._scope.compiler and self._scope.compiler.compiled(_assign, (direction,), self._scope, (grads,))
+        silent = set(part)
+        whole = len(part) == len(grads)  # compiled passes have no parts
+        compiler = self._scope.compiler if whole else None
+        compiled = compiler and compiler.compiled(_assign, (direction,), self._scope, (grads,))
         if compiled:
             for i in silent.difference(compiled().indices):
                 self._params[i].grad = None
             return
-        for block, piece in pieces(direction, self._scope, grads):
+        for block, piece in pieces(direction, self._scope, grads, among=part):
             targets = block.of(grads)
             if piece is None or targets is None:
                 continue
@@ -358,6 +380,18 @@ class LastGradient:
             return None
         ours = self._grad is not None and self._grad() is p.grad and p.grad._version == self._version
         return None if ours else StaleGradient(p, p.grad)
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Indices in order, in parts that are together at most the largest size."""
+    part: list[int] = []
+    for i, size in enumerate(sizes):
+        if part and sum(sizes[j] for j in part) + size > max(sizes):
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
 
 
 def _single(vec: Vec) -> tuple[float | Number, Gradient] | None:

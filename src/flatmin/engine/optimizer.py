@@ -26,6 +26,7 @@ from flatmin.engine.reuse import Reuse
 from flatmin.engine.state import check_fits, kind, reordered, to_devices
 from flatmin.engine.step import Outcome, Step, StepContext
 from flatmin.engine.wrapping import Wrapping
+from flatmin.estimators.estimated import Estimated, Estimator
 from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
 from flatmin.vectors.compiled import Compiler
 
@@ -59,6 +60,9 @@ class FlatOptimizer(Wrapping):
             gradient of all workers, as if they were one. "per-worker": each worker's own (m-sharpness), which saves
             the reduction of every gradient that the direction is not made of.
         noise: "shared", the same on all workers that are known from `model` or from DTensors, or "per-worker".
+        gradient: what to estimate the method's gradients with, for example `flatmin.ForwardGradient()`; None computes
+            them by backpropagation. With an estimator the closure returns the loss and runs no backward pass, and the
+            body of a loop over probes calls `probe.backward(loss)`.
         reuse: where a method ascends in the last layers only (`HeadSAM`), run the layers before them once per step and
             keep their activations until the next probe, those of all micro-batches. Needs `model`. False runs
             everything in every probe.
@@ -66,8 +70,10 @@ class FlatOptimizer(Wrapping):
             C++ for a CPU, and takes seconds once; torch keeps the result on disk. See `docs/benchmarks.md`.
 
     Raises:
-        TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module.
-        ValueError: a group option is out of range, or two bases have the same parameter.
+        TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module, or
+            `gradient` is no estimator.
+        ValueError: a group option is out of range, two bases have the same parameter, or `gradient` is given with an
+            option that needs backpropagation.
 
     Examples:
         >>> import torch, flatmin
@@ -109,6 +115,7 @@ class FlatOptimizer(Wrapping):
         seed: int | None = None,
         ascent: str = "synchronised",
         noise: str = "shared",
+        gradient: Estimator | None = None,
         reuse: bool = True,
         compile: bool = False,
     ):
@@ -118,6 +125,10 @@ class FlatOptimizer(Wrapping):
         check_arguments(one, method, model)
         check_choice("ascent", ascent, ("synchronised", "per-worker"))
         check_choice("noise", noise, ("shared", "per-worker"))
+        if gradient is not None:
+            method = Estimated(method, gradient)
+        if isinstance(method, Estimated):
+            method.check(scaler=scaler, ascent=ascent, noise=noise)
         self.base: Optimizer = one
         self.method = method
         self.model = model
@@ -218,7 +229,11 @@ class FlatOptimizer(Wrapping):
         base, losses = self.base, outcome.losses
         if outcome.grad_scale is not None:
             base.grad_scale = outcome.grad_scale  # type: ignore[attr-defined]  # read by its fused kernel
-        if not reads_loss(base):
+        if outcome.parts is not None:
+            with torch.no_grad():
+                for _ in outcome.parts():
+                    base.step()
+        elif not reads_loss(base):
             base.step()
         elif losses is None:
             raise RuntimeError(
@@ -243,7 +258,7 @@ class FlatOptimizer(Wrapping):
             for probe in probes:
                 if self._stale is not None:
                     self._stale.show()
-                with torch.enable_grad():
+                with torch.set_grad_enabled(not probe.forward_only):
                     value = closure()
                 probe.report(value)
                 if self._stale is not None:

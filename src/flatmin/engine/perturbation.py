@@ -152,6 +152,12 @@ def signals_wait() -> Iterator[None]:
             handlers[number](number, frame)
 
 
+def moved(weights: Sequence[Tensor], shift: Sequence[Tensor], scales: Sequence[float]) -> list[Tensor]:
+    """Weights plus a shift, in new memory and in the dtype of the weights."""
+    triples = zip(weights, shift, scales, strict=True)
+    return [torch.add(w, s, alpha=scale).to(w.dtype) for w, s, scale in triples]
+
+
 @torch.no_grad()
 def bypass(base: Optimizer, update: Sequence[Tensor | None]) -> None:
     """Take the part of a step that the base optimizer does not see: w ← w − lr · update.

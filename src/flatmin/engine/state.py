@@ -61,7 +61,11 @@ def freeze(memory: dict[str, Any], scope: Scope) -> Frozen:
 def kind(method: Method) -> str:
     """The class of a method, with those of the methods that it is made of: `Every(inner=SAM, otherwise=Plain)`."""
     fields = getattr(method, "__dict__", {})
-    inner = {name: value for name, value in fields.items() if callable(getattr(value, "direction", None))}
+    inner = {
+        name: value
+        for name, value in fields.items()
+        if callable(getattr(value, "direction", None)) or callable(getattr(value, "estimate", None))
+    }
     parts = ", ".join(f"{name}={kind(value)}" for name, value in inner.items())
     return type(method).__name__ + (f"({parts})" if parts else "")
 

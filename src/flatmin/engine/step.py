@@ -11,8 +11,8 @@ A step reads its `StepContext` and writes nothing of the optimizer. What the opt
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,12 +21,13 @@ from weakref import ReferenceType, WeakSet, ref
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from flatmin.distributed import Workers, reshard
 from flatmin.engine.batchnorm import FirstPassEffects
 from flatmin.engine.gradients import Gradients, LateBackward
 from flatmin.engine.perturbation import Perturbation
+from flatmin.engine.reads import DisplacedReads, Displacement, forward_mode, unreadable
 from flatmin.engine.rehearsal import GradientRequest, Rehearsal
 from flatmin.engine.reuse import Reuse
 from flatmin.engine.scaling import Scaling
@@ -99,6 +100,7 @@ class Outcome:
         bypass: for each parameter what to subtract, times its learning rate, after the base's step; or empty.
         grad_scale: what the base's fused kernel is to divide the gradients by; None for nothing.
         losses: of the first probe, for a base that reads them; None if the caller did not report them.
+        parts: puts the direction into `p.grad` part by part, for one step of the base after each; None if it is there.
     """
 
     overflowed: bool = False
@@ -106,6 +108,7 @@ class Outcome:
     bypass: Sequence[Tensor | None] = ()
     grad_scale: Tensor | None = None
     losses: Tensor | None = None
+    parts: Callable[[], Iterator[None]] | None = None
 
 
 #: The steps whose loop over the probes has begun, until the optimizer takes or drops them.
@@ -137,7 +140,8 @@ class Step:
         self._effects = FirstPassEffects(model, context.same_dropout, {p.device for p in params})
         self._maximize = context.options("maximize", False)
         self._gradients = Gradients(scope, self._maximize, _others(model, params))
-        self._perturbation, self._frozen = Perturbation(), Perturbation()
+        self._perturbation, self._frozen, self._shift = Perturbation(), Perturbation(), Perturbation()
+        self._graphless = True  # no probe so far had a backward pass
         self._request: GradientRequest | None = None
         self._own: list[Gradient] = []  # gradients of this worker alone
         self._losses: Tensor | None = None
@@ -155,7 +159,7 @@ class Step:
     @property
     def displaced(self) -> bool:
         """Whether the weights differ from those before the step."""
-        return self._perturbation.active or self._frozen.active
+        return self._perturbation.active or self._frozen.active or self._shift.active
 
     @property
     def left_early(self) -> bool:
@@ -164,9 +168,24 @@ class Step:
 
     def probes(self) -> Generator[Probe, None, None]:
         """The loop over the probes. The step keeps no reference to it: dropping the loop ends it."""
-        loop = self._run()
+        loop = self._without_graphs(self._run())
         self._loop = ref(loop)
         return loop
+
+    @staticmethod
+    def _without_graphs(loop: Generator[Probe, None, None]) -> Generator[Probe, None, None]:
+        """The same loop, its bodies without autograd where no backward pass is wanted. `_run` cannot do that itself:
+        what a function under `no_grad` sets is undone when it yields.
+        """
+        try:
+            for probe in loop:
+                if probe.forward_only:
+                    with torch.no_grad():
+                        yield probe
+                else:
+                    yield probe
+        finally:
+            loop.close()
 
     def abandon(self) -> None:
         """Restore the weights, also if the loop was left early and something still holds it."""
@@ -253,11 +272,13 @@ class Step:
                 gradients.begin(request)
             self.adding = request.adds
             with ExitStack() as around:
-                around.enter_context(self._effects.of_pass())
+                around.enter_context(self._effects.of_pass(still=ask.forward_only))
                 if alone or apart:
                     around.enter_context(workers.no_sync(first=number == 0))
                 last = head is None and ask.gradient
                 around.enter_context(context.reuse.during(probe, context.model, head, last=last, effects=self._effects))
+                if ask.forward_only:
+                    around.enter_context(self._reading(number, ask))
                 yield probe
             probe.check(context.method)
             self._check_untouched(number)
@@ -265,6 +286,7 @@ class Step:
             if ask.only is not None:
                 gradients.restrict(ask.only, workers if apart and not alone else None)
             if ask.gradient:
+                self._graphless = False
                 gradients.separate()
                 if self._scaling is not None:
                     self._scaling.unscale()
@@ -274,7 +296,49 @@ class Step:
             gradients.stop()
             self._restore()
 
+    @contextmanager
+    def _reading(self, number: int, ask: Ask) -> Iterator[None]:
+        """Around a forward pass whose loss is all that is wanted: weights are displaced where they are read.
+
+        Raises:
+            RuntimeError: nothing reads a weight; or a derivative is wanted, and its tangent cannot be given to weights.
+            ValueError: some groups maximize and others do not.
+        """
+        scope, name = self._scope, f"probe {number} of {self._context.method!r}"
+        learning = [i for i, p in enumerate(self._params) if p.requires_grad]
+        if len(set(self._maximize)) > 1:
+            raise ValueError(
+                "maximize must be the same in all parameter groups where gradients are estimated from losses, got "
+                "True and False; negate the loss instead"
+            )
+        if reason := unreadable(self._context.model, scope):
+            if ask.along is not None:
+                raise RuntimeError(
+                    f"{name} differentiates forward through the network, which is impossible because {reason}; write "
+                    "gradient=flatmin.ZerothOrder(), which needs losses only"
+                )
+            yield
+            self._gradients.touch(learning)
+            return
+        displacements = []
+        if ask.at is not None:
+            displacements.append(Displacement(ask.at, *moving(self._context, scope)))
+        if ask.shift is not None:
+            displacements.append(Displacement(ask.shift, scope))
+        with ExitStack() as around:
+            if ask.along is not None:
+                around.enter_context(forward_mode())
+            reads = around.enter_context(DisplacedReads(scope, displacements, ask.along, name))
+            yield
+        if not reads.seen:
+            raise RuntimeError(
+                f"{name} read no parameter of the optimizer; run the forward pass in the closure or in the body of the "
+                "loop, on the network whose parameters the base optimizer has"
+            )
+        self._gradients.touch(reads.seen.intersection(learning))
+
     def _restore(self) -> None:
+        self._shift.restore()
         self._perturbation.restore()
         self._frozen.restore()
 
@@ -298,7 +362,7 @@ class Step:
         Raises:
             RuntimeError: some were. An embedding with `max_norm` may do it, if the model is known.
         """
-        written = self._perturbation.written() + self._frozen.written()
+        written = (self._shift if self._shift.active else self._perturbation).written() + self._frozen.written()
         if written and (written := _not_renormalised(written, self._context.model)):
             raise RuntimeError(
                 f"{len(written)} parameters were written inside probe {number}, where the weights are perturbed, as by "
@@ -311,16 +375,21 @@ class Step:
         """Displace frozen weights first: what adapters add to them is that of the weights themselves."""
         if (frozen := request.ask.frozen) is not None:
             self._frozen.apply(frozen, _scope_of(frozen), None, ())
-        if request.delta is not None:
-            displace(self._perturbation, self._context, self._scope, request.delta, request.done)
+        ask = request.ask
+        if ask.forward_only and not unreadable(self._context.model, self._scope):
+            return  # see `_reading`
+        if ask.at is not None:
+            displace(self._perturbation, self._context, self._scope, ask.at, request.done)
+        if ask.shift is not None:
+            self._shift.apply(ask.shift, self._scope, None, ())
 
     def _note_losses(self, probe: Probe, request: GradientRequest) -> None:
         """Pass on what the caller reported: to the method, and to a base that reads the losses of the first probe."""
         losses = probe.losses
-        if losses is not None and all(self._maximize):
-            losses = -losses  # of what is minimised
+        sign = -1 if all(self._maximize) else 1  # of what is minimised
+        losses, objective, slope = [v if v is None else sign * v for v in (losses, probe.objective, probe.slope)]
         several = self._workers.several
-        request.gradient.report(losses, self._workers.mean if several else None)
+        request.gradient.report(losses, self._workers.mean if several else None, objective, slope)
         request.gradient.slopes = probe.slopes
         if probe == 0 and losses is not None and reads_loss(self._context.base):
             self._losses = losses.new_tensor(self._workers.mean(float(losses.mean()))) if several else losses
@@ -339,10 +408,20 @@ class Step:
             rehearsal.forget()
         memory = freeze(rehearsal.memory, scope)
         bypass = () if rehearsal.bypass is None else freeze({"": rehearsal.bypass}, scope)[""]
+        if self._graphless and not bypass and self._context.in_closure and self._base_takes_parts():
+            parts = partial(gradients.answer_in_parts, rehearsal.answer)
+            return Outcome(memory=memory, losses=self._losses, parts=parts)
         factor = gradients.answer(rehearsal.answer, self._context.in_closure and self._base_rescales())
         plain = isinstance(factor, float) and factor == 1.0
         grad_scale = None if plain else torch.as_tensor(1.0 / factor, dtype=torch.float32)
         return Outcome(memory=memory, bypass=bypass, grad_scale=grad_scale, losses=self._losses)
+
+    def _base_takes_parts(self) -> bool:
+        """Whether the base may step for some parameters at a time: it treats each by itself, and nobody is called."""
+        base = self._context.base
+        hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
+        everybodys = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
+        return f"{type(base).__module__}.".startswith("torch.optim.") and not any((*hooks, *everybodys))
 
     def _base_rescales(self) -> bool:
         """Whether the base's fused kernel can divide all gradients by one number."""
@@ -369,10 +448,14 @@ def displace(
         delta: the displacement.
         done: gradients that nobody needs after this.
     """
+    perturbation.apply(delta, *moving(context, scope), done)
+
+
+def moving(context: StepContext, scope: Scope) -> tuple[Scope, list[float] | None]:
+    """The parameters that a method's displacement moves, and a factor for every parameter, None for one."""
     perturb, scales = context.options("perturb", True), context.options("radius_scale", 1.0)
-    moving = scope.keep(i for i, moves in enumerate(perturb) if moves)
     equal = all(scale == 1.0 for scale in scales)
-    perturbation.apply(delta, moving, None if equal else scales, done)
+    return scope.keep(i for i, moves in enumerate(perturb) if moves), None if equal else scales
 
 
 def weights_of(context: StepContext, scope: Scope, *more: int) -> Weights:

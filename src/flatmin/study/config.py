@@ -189,7 +189,8 @@ class Study(Training):
 
     Args:
         methods: the contenders, each METHOD, METHOD+AVERAGE, METHOD@BASE or METHOD+AVERAGE@BASE. METHOD is one of
-            `flatmin methods`, or package.module:Class, a method of another package. AVERAGE is ema or swa, of the
+            `flatmin methods`, or package.module:Class, a method of another package. METHOD~ESTIMATOR runs it on
+            estimated gradients: forward, multi-tangent, zeroth or hybrid-zeroth. AVERAGE is ema or swa, of the
             weights. BASE is sgd (with momentum 0.9; the default), nesterov (SGD with Nesterov's momentum and decoupled
             weight decay), adamw, or package.module:name, see `base`. A base in place of METHOD, or plain@BASE, is that
             base without a method. Differences are to sgd, or to the first contender if sgd is not among them.

@@ -83,12 +83,13 @@ class Problem:
         return ((outputs - self.y[rows]).abs() ** 2).mean(1)
 
     def closure(self, opt: FlatOptimizer) -> Callable[[], Tensor]:
-        """Torch's closure: clear, forward, backward, loss."""
+        """Torch's closure: clear, forward, backward, loss. Without backward where the gradient is estimated."""
 
         def evaluate() -> Tensor:
             opt.zero_grad()
             loss = self.loss()
-            backward(loss)
+            if loss.requires_grad:
+                backward(loss)
             return loss
 
         return evaluate

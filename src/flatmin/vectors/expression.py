@@ -7,7 +7,7 @@ accelerator it stays there as a tensor of no dimension, so that nothing waits fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -201,24 +201,29 @@ class Expression(Node):
         raise NotImplementedError
 
 
-def pieces(vec: Expression, scope: Scope, *targets: Values) -> Iterator[tuple[Block, Piece | None]]:
+def pieces(
+    vec: Expression, scope: Scope, *targets: Values, among: Iterable[int] | None = None
+) -> Iterator[tuple[Block, Piece | None]]:
     """Evaluate a vector block by block. Every Number in it is known before the first block is handed out.
 
     Args:
         vec: what to evaluate.
         scope: the parameters that it is evaluated over.
         targets: lists of tensors that the caller reads or writes along with it, so that blocks fit them too.
+        among: which parameters the blocks are wanted of, by index; None for all. Numbers are over the whole scope.
     """
     vec.evaluate_scalars(scope)
-    return _pieces(vec, scope, *targets)
+    wanted = scope if among is None else scope.keep(set(among).intersection(scope.indices))
+    return _pieces(vec, scope, wanted, *targets)
 
 
-def _pieces(vec: Expression, scope: Scope, *targets: Values) -> Iterator[tuple[Block, Piece | None]]:
-    for block in _blocks((vec,), scope, *targets):
+def _pieces(vec: Expression, scope: Scope, wanted: Scope, *targets: Values) -> Iterator[tuple[Block, Piece | None]]:
+    for block in blocks_of((vec,), wanted, *targets):
         yield block, vec.at(block, scope)
 
 
-def _blocks(vecs: tuple[Expression, ...], scope: Scope, *targets: Values) -> list[Block]:
+def blocks_of(vecs: tuple[Expression, ...], scope: Scope, *targets: Values) -> list[Block]:
+    """Blocks that fit the leaves of some vectors, and targets."""
     nodes = [node for node in walk(*vecs) if isinstance(node, Expression)]
     leaves = [node.values for node in nodes if node.values is not None]
     selects = [node.select for node in nodes if node.select is not None]
@@ -239,7 +244,7 @@ def length(factor: float | Number, body: Expression, scope: Scope) -> Real:
         return abs(float(real(factor, scope))) * math.sqrt(squares)
     # Each piece is used up before the next is made: together they would be a whole-model temporary.
     lengths, dtype = [], torch.float32
-    for block, piece in _pieces(body, scope):
+    for block, piece in _pieces(body, scope, scope):
         if piece is not None:
             lengths.append((block, torch.linalg.vector_norm(torch.stack(_norms_in_double(_stored(piece.tensors))))))
             if piece.tensors[0].dtype in (torch.float64, torch.complex128):
@@ -256,7 +261,7 @@ def length(factor: float | Number, body: Expression, scope: Scope) -> Real:
 
 
 def _sum_of_squares(body: Expression, scope: Scope, squares: Callable[[Tensor], float]) -> float:
-    blocks = ((block, _stored(piece.tensors)) for block, piece in _pieces(body, scope) if piece is not None)
+    blocks = ((block, _stored(piece.tensors)) for block, piece in _pieces(body, scope, scope) if piece is not None)
     return float(scope.total((block, squares(t)) for block, tensors in blocks for t in tensors))
 
 
@@ -306,7 +311,9 @@ def inner(left: Expression, right: Expression, scope: Scope) -> Real:
         if compiled:
             return float(compiled().total or 0.0)
     parts = [
-        (block, _product(a, b)) for block in _blocks((left, right), scope) for a, b in _pairs(left, right, block, scope)
+        (block, _product(a, b))
+        for block in blocks_of((left, right), scope)
+        for a, b in _pairs(left, right, block, scope)
     ]
     if scope.on_cpu or not parts:
         return float(scope.total((block, part.item()) for block, part in parts))

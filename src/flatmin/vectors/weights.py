@@ -100,9 +100,13 @@ class Weights(Tensors):
 
     def coin(self, p: float) -> bool:
         """True with probability p: the same on all workers, and new at every call and every step."""
+        return self.uniform() < p
+
+    def uniform(self) -> float:
+        """A number in [0, 1): the same on all workers, and new at every call and every step."""
         self.draws += 1
         digest = hashlib.blake2b(repr((*self._seed[:2], "coin", self.draws)).encode(), digest_size=7).digest()
-        return int.from_bytes(digest, "big") < p * 2**56
+        return (int.from_bytes(digest, "big") >> 3) / 2**53
 
     def bernoulli(self, p: float, per: str = "element") -> Vec:
         """Independent ones, with probability p, and zeros: for every "element", or one for each "tensor"."""

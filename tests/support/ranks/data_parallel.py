@@ -77,6 +77,7 @@ def everything(rank):
         "refused": refused(rank),
         "asking": asking(rank),
         "step alone": step_alone(rank),
+        "estimated": estimated(rank),
     }
 
 
@@ -89,6 +90,37 @@ def trained(rank):
                 ddp = parallel(network(), gradient_as_bucket_view=views)
                 opt = optimizer(ddp, method, ascent=ascent)
                 final[f"{name} {ascent} {views}"] = train(ddp, opt, steps(name), rank)
+    return final
+
+
+#: Estimators of gradients.
+ESTIMATORS = {
+    "forward": flatmin.ForwardGradient(tangents=2),
+    "zeroth": flatmin.ZerothOrder(directions=2),
+    "multi-tangent": flatmin.MultiTangent(tangents=3),
+}
+
+
+def estimated(rank):
+    """Final weights of SAM on estimated gradients, and how many numbers were sent in the last step."""
+    final = {}
+    for name, estimator in ESTIMATORS.items():
+        ddp, sent = parallel(network()), []
+        torch.manual_seed(rank)
+        opt = optimizer(ddp, flatmin.SAM(0.1), gradient=estimator)
+        all_reduce = dist.all_reduce
+
+        def counting(tensor, *args, all_reduce=all_reduce, sent=sent, **options):
+            sent.append(tensor.numel())
+            return all_reduce(tensor, *args, **options)
+
+        for number in range(5):
+            x, y = batch(number, rank)
+            sent.clear()
+            dist.all_reduce = counting
+            opt.step(lambda ddp=ddp, x=x, y=y: nn.functional.cross_entropy(ddp(x), y))
+            dist.all_reduce = all_reduce
+        final[name] = [p.detach().clone() for p in ddp.parameters()], sent
     return final
 
 
