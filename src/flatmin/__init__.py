@@ -16,6 +16,7 @@ from flatmin.estimators import ForwardGradient as ForwardGradient
 from flatmin.estimators import HybridZerothOrder as HybridZerothOrder
 from flatmin.estimators import MultiTangent as MultiTangent
 from flatmin.estimators import ZerothOrder as ZerothOrder
+from flatmin.half_inverse import half_inverse_backward as half_inverse_backward
 from flatmin.methods import *  # noqa: F403  # the methods are found, not listed
 from flatmin.protocol import Answer as Answer
 from flatmin.protocol import Ask as Ask
@@ -26,6 +27,10 @@ from flatmin.protocol import Probe as Probe
 from flatmin.registry import build as build
 from flatmin.registry import methods as methods
 from flatmin.selectors import norm_parameters as norm_parameters
+from flatmin.stability import GradientTrace as GradientTrace
+from flatmin.stability import dormant_units as dormant_units
+from flatmin.subspace import ProjectOut as ProjectOut
+from flatmin.subspace import input_bases as input_bases
 from flatmin.vectors.expression import Number as Number
 from flatmin.vectors.vector import Vec as Vec
 from flatmin.vectors.weights import Weights as Weights

@@ -13,8 +13,10 @@ from support.forked import Ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 #: Without what others import: the data, and tasks and bases of studies, which have tests of their own.
-IMPORTED = ("digits.py", "own_task.py", "set_task.py", "two_bases.py")
+IMPORTED = ("digits.py", "own_task.py", "reshuffled_labels.py", "set_task.py", "two_bases.py")
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name not in IMPORTED)
+#: What the last accuracy that is printed must be above, where it is not 0.93.
+ABOVE = {"continual_learning": 0.8}
 NEEDS = {"lightning": "lightning", "accelerate": "accelerate", "hf": "transformers", "peft": "peft"}
 #: What torch says when it aborts while it takes a process group apart: on a busy machine gloo does, once in some dozens
 #: of runs, after all work is done. Nothing else is tried again.
@@ -52,7 +54,7 @@ def test_an_example_runs_and_learns(path, tmp_path, capfd, monkeypatch):
         with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():
             runpy.run_path(str(path), run_name="__main__")
         printed = capfd.readouterr().out
-    assert float(re.findall(r"^test accuracy (\d\.\d+)$", printed, re.MULTILINE)[-1]) > 0.93
+    assert float(re.findall(r"^test accuracy (\d\.\d+)$", printed, re.MULTILINE)[-1]) > ABOVE.get(path.stem, 0.93)
     assert not list(tmp_path.iterdir())
 
 
