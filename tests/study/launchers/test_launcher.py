@@ -1,5 +1,6 @@
 """What comes of a job: the record, or the traceback of the error that ended it."""
 
+import os
 import pickle
 from pathlib import Path
 
@@ -127,14 +128,16 @@ def test_the_command_line_says_where(monkeypatch):
         Where(gpus_per_run=0.5).launcher()
 
 
-def test_the_content_of_a_folder_can_be_replaced(tmp_path):
+def test_the_content_of_a_folder_can_be_replaced(tmp_path, monkeypatch):
+    written, replace = [], os.replace
+    monkeypatch.setattr(files.os, "replace", lambda old, new: (written.append(new.name), replace(old, new)))
     (tmp_path / "old").mkdir()
     for name in ("result.json", "checkpoint.pt", ".lock"):
         (tmp_path / "old" / name).write_text(name)
-    new = {"config.toml": b"1", "result.json": b"2", "path/step-0.pt": b"3"}
+    new = {"config.toml": b"1", "result.json": b"2", "path/step-0.pt": b"3", "weights.pt": b"4"}
     files.replace_content(tmp_path / "old", new, last="result.json")
     assert files.content(tmp_path / "old") == new and (tmp_path / "old/.lock").exists()
-    assert files.content(tmp_path / "nowhere") == {}
+    assert files.content(tmp_path / "nowhere") == {} and written[-1] == "result.json" and len(written) == 4
 
 
 def test_texts_are_shipped(tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def _modules(study: Study) -> Iterator[tuple[str, bytes]]:
     named = [study.task, study.model, *(part for one in contenders for part in (one.method, one.base))]
     tops = {name.partition(":")[0].partition(".")[0] for name in named if ":" in name}
     packages = {place for top in tops if (place := _place(sys.modules.get(top))) is not None}
-    folders = {place.parent for place in packages}
+    folders = {place.parent for place in packages} | ({Path.cwd()} if "__main__" in tops else set())  # of a notebook
     for name, module in sorted(sys.modules.items()):
         file = _file(module)
         if file is not None and name != "__main__" and any(file.is_relative_to(folder) for folder in folders):
