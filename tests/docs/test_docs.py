@@ -450,6 +450,24 @@ def test_the_table_of_the_benchmark_is_its_result():
             assert cells in shown, cells
 
 
+def test_the_table_of_the_passes_is_its_result():
+    rows = {row["name"]: row for row in json.loads(text("results/compiled_passes.json"))["resnet18"]["rows"]}
+    shown = rows_of("docs/benchmarks.md")
+    for name, row in rows.items():
+        cells = [
+            name,
+            f"{row['milliseconds']:.1f}",
+            f"{row['per_sgd_foreach']:.2f}",
+            "" if row["per_peer"] is None else f"{row['per_peer']:.2f}",
+            f"{row['per_floor']:.2f}",
+            f"{row['extra_copies_peak']:.2f}",
+            f"{row['extra_copies_kept']:.2f}",
+        ]
+        assert cells in shown, cells
+    for name, below in (("sam", 0.9), ("pugd", 0.6)):
+        assert all(rows[f"{name} compiled {base}"]["per_peer"] < below for base in ("foreach", "fused"))
+
+
 def test_the_table_of_the_training_loop_is_its_result():
     ratios = json.loads(text("results/training_loop.json"))["ratios"]
     shown = [cells[1] for cells in rows_of("docs/benchmarks.md") if len(cells) == 3]
