@@ -8,6 +8,7 @@ A marker is an HTML comment on a line of its own, `<!-- KIND: WORDS -->`:
     <!-- study: digits tuned 0.4 all -->    all of them
     <!-- family: 0.4 -->                every method at one noise level, decay fixed, at equal steps and equal gradients
     <!-- methods: all -->               the table of all methods
+    <!-- text: text_forgetting -->      a study of text, with what its methods forget
 
 Other comments stay as they are, unless they look like a marker that does not exist: that is an error.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from family_table import of_family
 from flatmin.registry import METHODS, lookup
+from forgetting import of_text
 from measured import MOST_ROWS, of_condition, of_method
 from overview import overview
 
@@ -92,6 +94,10 @@ def _family(words: str, page: str, results: Path) -> str:
     return of_family(noise, results, _link(page))
 
 
+def _text(words: str, page: str, results: Path) -> str:
+    return of_text(words, results)
+
+
 def _methods(words: str, page: str, results: Path) -> str:
     if words != "all":
         raise ValueError("write `methods: all`")
@@ -104,6 +110,7 @@ FILLERS: dict[str, Filler] = {
     "study": _study,
     "family": _family,
     "methods": _methods,
+    "text": _text,
 }
 
 

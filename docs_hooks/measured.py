@@ -46,7 +46,7 @@ def of_method(name: str, folder: Path, link: Callable[[str], str]) -> str:
         cells = [[*[row.contender] * several, row.arm, f"{100 * row.noise:g} %", *_cells(row, rows)] for row in rows]
         about = f"[What this study shows, and what it does not]({link(study.page)})"
         parts += [f"{study.decay}, equal {study.budget}:", table(columns, cells), *_diverged(rows)]
-        parts.append(_small(f"{study.source()} {about}."))
+        parts.append(small(f"{study.source()} {about}."))
     parts.append(
         "Test accuracy: mean and 95 % interval over n seeds. Δ is paired by seed. p is Holm's, over all methods of the "
         "study. Default is the published radius at the usual learning rate, tuned the winner of a search on validation "
@@ -79,7 +79,7 @@ def of_condition(
     shown = [row for i, row in enumerate(best) if most is None or i < most or row.method == "plain"]
     cells = [[f"[{row.contender}]({link(page_of(row.method))})", *_cells(row, shown)] for row in shown]
     left_out = [f"The best of {len(rows)} and the plain optimizers; the others are in the file."]
-    note = _small(f"{found.decay}, equal {found.budget}, {found.source()}")
+    note = small(f"{found.decay}, equal {found.budget}, {found.source()}")
     parts = [table({"method": ":--", **_columns(found, shown)}, cells), *_diverged(shown)]
     return "\n\n".join([*parts, *(left_out if len(shown) < len(rows) else []), note])
 
@@ -129,6 +129,6 @@ def _diverged(rows: Sequence[Row]) -> list[str]:
     return [f"† Runs that diverged, and count with what they ended at. {'; '.join(counts)}."] if counts else []
 
 
-def _small(text: str) -> str:
+def small(text: str) -> str:
     """In small print; see docs/extra.css."""
     return f"{text}\n{{ .source }}"

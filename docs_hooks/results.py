@@ -24,6 +24,7 @@ STUDIES = {
     "family_searched": ("digits_family_searched", "family.md"),
     "fashion_mnist": ("fashion_mnist", "results.md"),
     "fashion_mnist_searched": ("fashion_mnist_searched", "results.md"),
+    "text_forgetting": ("text_forgetting", "text.md"),
 }
 
 
@@ -102,11 +103,11 @@ class Study:
         """Where the numbers come from, in a sentence: data, command, commit, date, file."""
         study = self.content["study"]
         # Where this machine kept the data is of no use to a reader; the recipe says what they are.
-        command = re.sub(r" --data \S*/\S*", "", self.content["command"])
+        command = re.sub(r" --(data|then) \S*/\S*", "", self.content["command"])
         commits = {environment["commit"] or "unknown" for environment in self.content["environments"]}
         torch = {environment["torch"] for environment in self.content["environments"]}
         return (
-            f"{Path(study['data']).name}, {study['model']}, {study['epochs']} epochs, batch {study['batch_size']}: "
+            f"{_what(study)}, {study['epochs']} epochs, batch {study['batch_size']}: "
             f"`{command}`, commit {', '.join(f'`{_short(c)}`' for c in sorted(commits))}, "
             f"torch {', '.join(sorted(torch))}, {self.content['date'][:10]}; every run is in `results/{self.file}`."
         )
@@ -127,6 +128,15 @@ def study(name: str, folder: Path) -> Study | None:
     file, page = STUDIES[name]
     path = folder / f"{file}.json"
     return Study(path.name, page, json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+
+def _what(study: dict[str, Any]) -> str:
+    """Data and network."""
+    data = Path(study["data"]).name
+    if study.get("task") != "text":
+        return f"{data}, {study['model']}"
+    then = f", then {Path(study['then']).name}" if study["then"] else ""
+    return f"{data}{then}, transformer of {study['depth']} blocks of width {study['width']}, context {study['context']}"
 
 
 def _short(commit: str) -> str:

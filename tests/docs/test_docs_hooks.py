@@ -130,6 +130,52 @@ def test_where_the_data_lay_is_left_out(publish):
     assert "`flatmin compare --out runs/r`" in fill("<!-- measured: pugd -->", PAGE, folder)
 
 
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+def of_text(contender, test, lost, difference=None):
+    """A row of the table, and its robustness."""
+    paired = None if difference is None else estimate(difference)
+    whole = {"contender": contender, "test": estimate(test), "difference": paired, "p_holm": difference and 0.04}
+    whole |= {"settings": {"lr": 0.01}, "gradient_evaluations": 1960, "diverged": 0, "arm": "tuned", "noise": 0.0}
+    values = {("rounding", bits): test + 0.5 for bits in "843"} | {("forgetting", "after"): test + lost}
+    values |= {("forgetting", "second"): 3.0, ("forgetting", "lost"): lost}
+    numbers = [
+        {"group": group, "level": level, "mean": estimate(value), "difference": paired, "relative": paired}
+        for (group, level), value in values.items()
+    ]
+    return whole, {"contender": contender, "numbers": numbers}
+
+
+def test_a_study_of_text_shows_what_is_forgotten(publish, tmp_path):
+    rows = [of_text("adamw", 2.5, 1.6), of_text("sam@adamw", 2.4, 1.2, -0.25)]
+    publish(
+        "text_forgetting",
+        *(whole for whole, _ in rows),
+        command="flatmin compare --data a/b.txt --then a/c.txt --out r",
+    )
+    path = tmp_path / "text_forgetting.json"
+    content = json.loads(path.read_text())
+    seeds = estimate(0.4)
+    content["metric"] = {"name": "bits per character", "better": "lower", "unit": ""}
+    content["study"] |= {"task": "text", "data": "a/b.txt", "then": "a/c.txt", "depth": 4, "width": 64, "context": 32}
+    content["robustness"] = {
+        "table": [robustness for _, robustness in rows],
+        "correlations": [{"group": "forgetting", "level": "lost", "measure": "trace", "seeds": seeds}],
+    }
+    path.write_text(json.dumps(content))
+    filled = fill("<!-- text: text_forgetting -->", "text.md", tmp_path)
+    shown = cells(filled)
+    assert shown[3][:5] == ["sam@adamw", "2.400 ± 0.010", "-0.250 ± 0.010", "0.040", "2.900 ± 0.010"]
+    assert shown[6] == ["adamw", "4.100 ± 0.010", "1.600 ± 0.010", "–", "–", "3.000 ± 0.010"]
+    assert shown[7] == ["sam@adamw", "3.600 ± 0.010", "1.200 ± 0.010", "-0.250 ± 0.010", "-25.0 ± 1.0", "3.000 ± 0.010"]
+    assert shown[10] == ["forgotten", "–", "0.40 ± 0.01", "–"]
+    assert "b.txt, then c.txt, transformer of 4 blocks of width 64, context 32" in filled
+    assert "`flatmin compare --out r`" in filled and "lower is better" in filled
+    with pytest.raises(ValueError, match="digits has no forgetting"):
+        fill("<!-- text: digits -->", "text.md", tmp_path)
+
+
 # -- study -------------------------------------------------------------------------------------------------------------
 
 
@@ -200,8 +246,8 @@ def test_cite_is_what_the_command_prints(name, capsys, tmp_path):
         (
             "study: digit tuned 0.4",
             "the study must be one of digits, digits_searched, digits_searched_grads, digits_layernorm, digits_tilted, "
-            "digits_grads, "
-            "family, family_grads, family_searched, fashion_mnist, fashion_mnist_searched, got 'digit'",
+            "digits_grads, family, family_grads, family_searched, fashion_mnist, fashion_mnist_searched, "
+            "text_forgetting, got 'digit'",
         ),
         ("study: digits tuned 0.3", "digits has no rows of tuned settings, 30 % label noise"),
         ("study: digits tuned", "write a study, an arm and a noise"),
