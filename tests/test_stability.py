@@ -61,6 +61,8 @@ def test_a_unit_that_one_example_activates_is_not_dormant():
     net = nn.Sequential(nn.Identity(), nn.ReLU())
     batches = [torch.tensor([[-1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])]
     assert flatmin.dormant_units(net, batches) == {"1": 0.5}
+    signed = [torch.tensor([[-3.0, -1.0], [1.0, -1.0]])]  # the largest counts, not the mean
+    assert flatmin.dormant_units(net, signed, layers=[net[0]]) == {"0": 0.5}
 
 
 def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
