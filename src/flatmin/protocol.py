@@ -376,7 +376,7 @@ class Probe(int):
             value = self._mean_of(losses.detach().double(), labels, share)
             self.objective = value if self.objective is None else self.objective + value
             return
-        slope = forward_ad.unpack_dual(self._mean_of(losses, labels, share)).tangent
+        slope = forward_ad.unpack_dual(self._mean_of(losses, labels, share)).tangent  # type: ignore[no-untyped-call]
         if slope is None:
             raise RuntimeError(
                 f"the loss of probe {int(self)} has no derivative along the weights: give probe.backward(losses), or "
