@@ -39,8 +39,8 @@ def orthonormal(basis: Tensor | Sequence[Tensor]) -> Tensor:
         return columns[:, :0]
     lengths = torch.linalg.vector_norm(columns, dim=0, keepdim=True)
     u, s, _ = torch.linalg.svd(columns / lengths.clamp(min=torch.finfo(columns.dtype).tiny), full_matrices=False)
-    orthonormal: Tensor = u[:, s > DEPENDENT * s[0]]
-    return orthonormal
+    independent: Tensor = u[:, s > DEPENDENT * s[0]]
+    return independent
 
 
 class ProjectOut:
