@@ -376,7 +376,8 @@ class Probe(int):
             value = self._mean_of(losses.detach().double(), labels, share)
             self.objective = value if self.objective is None else self.objective + value
             return
-        slope = forward_ad.unpack_dual(self._mean_of(losses, labels, share)).tangent  # type: ignore[no-untyped-call]
+        dual = self._mean_of(losses, labels, share)
+        slope = forward_ad.unpack_dual(dual).tangent  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if slope is None:
             raise RuntimeError(
                 f"the loss of probe {int(self)} has no derivative along the weights: give probe.backward(losses), or "
@@ -394,7 +395,7 @@ class Probe(int):
                 f"slopes of {before}; write the same probe.backward(losses, outputs=outputs) in every probe, with the "
                 "outputs that the losses are made of"
             )
-        outputs.backward(slopes[part])  # type: ignore[no-untyped-call]
+        outputs.backward(slopes[part])  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     @property
     def forward_only(self) -> bool:

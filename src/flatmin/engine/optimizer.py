@@ -66,8 +66,8 @@ class FlatOptimizer(Wrapping):
         reuse: where a method ascends in the last layers only (`HeadSAM`), run the layers before them once per step and
             keep their activations until the next probe, those of all micro-batches. Needs `model`. False runs
             everything in every probe.
-        compile: run the passes over the weights as compiled functions, from the second step on. It needs a compiler, of
-            C++ for a CPU, and takes seconds once; torch keeps the result on disk. See `docs/benchmarks.md`.
+        compile: run the passes over the weights as compiled functions. The first step waits for the compiler (of C++
+            for a CPU), seconds to minutes; torch keeps the result on disk. See `docs/benchmarks.md`.
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module, or
