@@ -19,12 +19,13 @@ from torch.optim import Optimizer
 
 from flatmin.distributed import Workers
 from flatmin.engine.arguments import check_arguments, check_choice, check_group
+from flatmin.engine.context import Outcome, StepContext
 from flatmin.engine.gradients import LastGradient, StaleGradient
 from flatmin.engine.multi_optimizer import MultiOptimizer
 from flatmin.engine.perturbation import bypass
 from flatmin.engine.reuse import Reuse
 from flatmin.engine.state import check_fits, kind, reordered, to_devices
-from flatmin.engine.step import Outcome, Step, StepContext
+from flatmin.engine.step import Step
 from flatmin.engine.wrapping import Wrapping
 from flatmin.estimators.estimated import Estimated, Estimator
 from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
