@@ -78,7 +78,6 @@ ARROWS = {
     "study.tasks": {
         "checks",
         "engine",
-        "protocol",
         "study.config",
         "study.contender",
         "study.data",

@@ -70,7 +70,7 @@ def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
     pytest.importorskip("sklearn")
     from flatmin.study import Trial
     from flatmin.study.config import Run
-    from flatmin.study.training.checkpoints import Checkpoints
+    from flatmin.study.tasks.task import Attempt
 
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
     import reshuffled_labels
@@ -79,7 +79,7 @@ def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
     monkeypatch.setattr(reshuffled_labels, "EPOCHS", 2)
     rows = []
     run = Run(contender="pugd", settings={"lr": 0.05})
-    outcome = reshuffled_labels.train(Trial(run, rows.append, Checkpoints(None), lambda *_: None))
+    outcome = reshuffled_labels.train(Trial(run, Attempt(log=rows.append)))
     assert len(rows) == 2
     assert {"validation", "cosine", "dormant"} <= set(rows[0])
     assert outcome.validation == rows[1]["validation"] > 0.05

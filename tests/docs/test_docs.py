@@ -541,7 +541,7 @@ def test_the_table_of_the_own_task_is_its_result():
 
 
 def test_what_is_said_of_the_family_was_measured():
-    """The numbers in the text of docs/family.md."""
+    """The numbers in the text of docs/family-fixed-decay.md."""
     mean, difference, reach = 0, 1, 2
     noisy, clean = measured("digits_family", "tuned", 0.4), measured("digits_family", "tuned", 0.0)
     assert len(noisy) == 58

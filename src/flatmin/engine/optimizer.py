@@ -23,12 +23,13 @@ from flatmin.engine.context import Outcome, StepContext
 from flatmin.engine.gradients import LastGradient, StaleGradient
 from flatmin.engine.multi_optimizer import MultiOptimizer
 from flatmin.engine.perturbation import bypass
+from flatmin.engine.probe import PER_EXAMPLE, Probe
 from flatmin.engine.reuse import Reuse
 from flatmin.engine.state import check_fits, kind, reordered, to_devices
 from flatmin.engine.step import Step
 from flatmin.engine.wrapping import Wrapping
 from flatmin.estimators.estimated import Estimated, Estimator
-from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
+from flatmin.protocol import Method, asks_about_examples, reads_loss
 from flatmin.vectors.compiled import Compiler
 
 if TYPE_CHECKING:

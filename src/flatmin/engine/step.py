@@ -25,11 +25,12 @@ from flatmin.engine.batchnorm import FirstPassEffects
 from flatmin.engine.context import Outcome, StepContext, base_rescales, base_takes_parts, displace, moving, weights_of
 from flatmin.engine.gradients import Gradients, LateBackward
 from flatmin.engine.perturbation import Perturbation
+from flatmin.engine.probe import Probe
 from flatmin.engine.reads import DisplacedReads, Displacement, forward_mode, unreadable
 from flatmin.engine.rehearsal import GradientRequest, Rehearsal
 from flatmin.engine.scaling import Scaling
 from flatmin.engine.state import freeze, thaw
-from flatmin.protocol import Ask, Gradient, Probe, reads_loss
+from flatmin.protocol import Ask, Gradient, reads_loss
 from flatmin.vectors.blocks import Scope, Select
 from flatmin.vectors.expression import walk
 from flatmin.vectors.vector import Vec

@@ -22,9 +22,8 @@ from flatmin.study.report import experimental_setup, robustness_tables, write
 from flatmin.study.report.summary import summarise
 from flatmin.study.tasks import characters
 from flatmin.study.tasks.runs import perform, task_of
+from flatmin.study.tasks.task import Attempt
 from flatmin.study.training import checkpoints, record, robust
-from flatmin.study.training.checkpoints import Checkpoints
-from flatmin.study.training.torchrun import Processes
 from support.command_line import flatmin
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -58,9 +57,8 @@ def run(corpora):
 
 def trained(run, measure=None, **changes):
     """The result of a run, in no folder."""
-    nothing = lambda *_: None  # noqa: E731
     run = dataclasses.replace(run, **changes)
-    return task_of("text").train(run, nothing, Checkpoints(None), Processes(), nothing, nothing, measure)
+    return task_of("text").train(run, Attempt(measure=measure))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
