@@ -53,7 +53,7 @@ def train(way: str, lr: float, seed: int, steps: int) -> float:
         if not loss.isfinite():
             return math.inf
         if kappa is None:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         else:
             flatmin.half_inverse_backward(POINTS * loss, outputs, net.parameters(), kappa=kappa)
         opt.step()

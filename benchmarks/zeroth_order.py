@@ -50,7 +50,7 @@ def steps(net: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Any]]:
     def backpropagation() -> None:
         plain = torch.optim.SGD(net.parameters(), lr=1e-12)
         plain.zero_grad()
-        loss().backward()
+        loss().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         plain.step()
 
     def loop() -> None:

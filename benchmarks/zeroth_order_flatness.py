@@ -29,7 +29,7 @@ from flatmin import flatness
 from flatmin.study.networks import models
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from digits import load
+from digits import load  # type: ignore[import-not-found]  # the examples are scripts
 
 BATCH, PRETRAINING = 64, 300
 RATES = {"backpropagation": (3e-3, 1e-2, 3e-2, 0.1), "zeroth order": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)}
@@ -43,7 +43,7 @@ def pretrained(seed: int, x: Tensor, y: Tensor) -> nn.Module:
     for _ in range(PRETRAINING):
         rows = torch.randint(len(x), (BATCH,))
         opt.zero_grad()
-        F.cross_entropy(net(x[rows]), y[rows]).backward()
+        F.cross_entropy(net(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         opt.step()
     return net
 
@@ -66,12 +66,12 @@ def fine_tuned(net: nn.Module, way: str, lr: float, x: Tensor, y: Tensor, option
             break
         if mean < options.target and step > 20:
             return step
-    return options.steps
+    return int(options.steps)
 
 
 def measured(net: nn.Module, x: Tensor, y: Tensor, test: tuple[Tensor, Tensor]) -> dict[str, float]:
     """Loss, trace, largest eigenvalue and test accuracy."""
-    risk = flatness.Risk(net, nn.CrossEntropyLoss(), list(zip(x.split(256), y.split(256), strict=True)))
+    risk = flatness.Risk(net, nn.CrossEntropyLoss(), list(zip(torch.split(x, 256), torch.split(y, 256), strict=True)))
     with torch.no_grad():
         loss = float(F.cross_entropy(net(x), y))
         accuracy = float((net(test[0]).argmax(1) == test[1]).float().mean())
@@ -97,7 +97,7 @@ def main() -> None:
         options.seed = seed
         return net, fine_tuned(net, way, lr, down, y, options)
 
-    rates = {way: min(found, key=lambda lr, way=way: run(way, lr, 1000)[1]) for way, found in RATES.items()}
+    rates = {way: min((run(way, lr, 1000)[1], lr) for lr in found)[1] for way, found in RATES.items()}
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in RATES}
     for seed in range(options.seeds):
         for way, lr in rates.items():

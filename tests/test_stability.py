@@ -61,6 +61,8 @@ def test_a_unit_that_one_example_activates_is_not_dormant():
     net = nn.Sequential(nn.Identity(), nn.ReLU())
     batches = [torch.tensor([[-1.0, -1.0]]), torch.tensor([[-1.0, 1.0]])]
     assert flatmin.dormant_units(net, batches) == {"1": 0.5}
+    signed = [torch.tensor([[-3.0, -1.0], [1.0, -1.0]])]  # the largest counts, not the mean
+    assert flatmin.dormant_units(net, signed, layers=[net[0]]) == {"0": 0.5}
 
 
 def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
@@ -68,7 +70,7 @@ def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
     pytest.importorskip("sklearn")
     from flatmin.study import Trial
     from flatmin.study.config import Run
-    from flatmin.study.training.checkpoints import Checkpoints
+    from flatmin.study.tasks.task import Attempt
 
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples")
     import reshuffled_labels
@@ -77,7 +79,7 @@ def test_the_study_of_labels_that_are_drawn_anew_runs(monkeypatch):
     monkeypatch.setattr(reshuffled_labels, "EPOCHS", 2)
     rows = []
     run = Run(contender="pugd", settings={"lr": 0.05})
-    outcome = reshuffled_labels.train(Trial(run, rows.append, Checkpoints(None), lambda *_: None))
+    outcome = reshuffled_labels.train(Trial(run, Attempt(log=rows.append)))
     assert len(rows) == 2
     assert {"validation", "cosine", "dormant"} <= set(rows[0])
     assert outcome.validation == rows[1]["validation"] > 0.05

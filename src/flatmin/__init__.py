@@ -9,6 +9,7 @@ from flatmin.engine.batchnorm import register_statistics as register_statistics
 from flatmin.engine.multi_optimizer import MultiOptimizer as MultiOptimizer
 from flatmin.engine.one_gradient import OneGradientOptimizer as OneGradientOptimizer
 from flatmin.engine.optimizer import FlatOptimizer as FlatOptimizer
+from flatmin.engine.probe import Probe as Probe
 from flatmin.engine.sampled import predict as predict
 from flatmin.engine.sampled import sampled_weights as sampled_weights
 from flatmin.estimators import Estimator as Estimator
@@ -23,7 +24,6 @@ from flatmin.protocol import Ask as Ask
 from flatmin.protocol import Conversation as Conversation
 from flatmin.protocol import Memory as Memory
 from flatmin.protocol import Method as Method
-from flatmin.protocol import Probe as Probe
 from flatmin.registry import build as build
 from flatmin.registry import methods as methods
 from flatmin.selectors import norm_parameters as norm_parameters

@@ -61,7 +61,7 @@ def half_inverse_backward(
     used = [(p, part) for p, part in zip(learning, parts, strict=True) if part is not None]
     jacobian = torch.cat([part.reshape(m, -1) for _, part in used], dim=1).double()
     direction = _half_inverse(jacobian, slopes.reshape(-1).double(), kappa, rcond)
-    for (p, _), part in zip(used, direction.split([p.numel() for p, _ in used]), strict=True):
+    for (p, _), part in zip(used, torch.split(direction, [p.numel() for p, _ in used]), strict=True):
         p.grad = part.view(p.shape).to(p.dtype)
 
 
@@ -70,4 +70,5 @@ def _half_inverse(jacobian: Tensor, slopes: Tensor, kappa: float, rcond: float) 
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     kept = s > rcond * s[0]
     powers = torch.where(kept, s, torch.ones_like(s)) ** -kappa * kept
-    return vh.t() @ (powers * (u.t() @ slopes))
+    direction: Tensor = vh.t() @ (powers * (u.t() @ slopes))
+    return direction

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from flatmin.checks import at_least
+from flatmin.preserve import observe
 
 #: Modules whose outputs are activations of units.
 ACTIVATIONS = (
@@ -159,17 +160,7 @@ def dormant_units(
         top, name = output.amax(over), names[module]
         largest[name] = torch.maximum(largest[name], top) if name in largest else top
 
-    handles = [module.register_forward_hook(note) for module in names]
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        net.eval()
-        for batch in inputs:
-            net(*batch) if isinstance(batch, tuple) else net(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    observe(net, inputs, names, note)
     if not largest:
         raise ValueError(
             "the network has no module of activations that ran; write "

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from flatmin.checks import between, one_of
 from flatmin.distributed import is_sharded
+from flatmin.preserve import observe
 
 #: The columns of a matrix, (inputs, r), or of several; None for everything: the parameter then stays as it is.
 Basis: TypeAlias = "Tensor | Sequence[Tensor] | None"
@@ -39,7 +40,8 @@ def orthonormal(basis: Tensor | Sequence[Tensor]) -> Tensor:
         return columns[:, :0]
     lengths = torch.linalg.vector_norm(columns, dim=0, keepdim=True)
     u, s, _ = torch.linalg.svd(columns / lengths.clamp(min=torch.finfo(columns.dtype).tiny), full_matrices=False)
-    return u[:, s > DEPENDENT * s[0]]
+    independent: Tensor = u[:, s > DEPENDENT * s[0]]
+    return independent
 
 
 class ProjectOut:
@@ -190,7 +192,7 @@ def input_bases(
     between("energy", energy, 0, 1, "(]")
     seen: dict[Tensor, list[Tensor]] = {}
 
-    def note(module: Any, args: tuple[Any, ...]) -> None:
+    def note(module: Any, args: tuple[Any, ...], _: Any) -> None:
         x = args[0]
         if isinstance(module, nn.Conv2d):
             if module.groups != 1:
@@ -204,17 +206,7 @@ def input_bases(
         seen.setdefault(module.weight, []).append(x.reshape(-1, x.shape[-1]).detach())
 
     layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
-    modes = [(module, module.training) for module in net.modules()]
-    try:
-        net.eval()
-        for batch in inputs:
-            net(*batch) if isinstance(batch, tuple) else net(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
+    observe(net, inputs, layers, note)
     bases: dict[Tensor, Tensor | None] = dict.fromkeys(p for p in net.parameters() if p.requires_grad)
     for weight, parts in seen.items():
         if weight in bases:

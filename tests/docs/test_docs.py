@@ -468,6 +468,10 @@ def test_the_table_of_the_passes_is_its_result():
         assert all(rows[f"{name} compiled {base}"]["per_peer"] < below for base in ("foreach", "fused"))
 
 
+def test_what_runs_through_ray_cost_was_measured():
+    assert f"**{json.loads(text('results/ray_overhead.json'))['ratio']:.2f}** times" in text("docs/benchmarks.md")
+
+
 def test_the_table_of_the_training_loop_is_its_result():
     ratios = json.loads(text("results/training_loop.json"))["ratios"]
     shown = [cells[1] for cells in rows_of("docs/benchmarks.md") if len(cells) == 3]
@@ -537,7 +541,7 @@ def test_the_table_of_the_own_task_is_its_result():
 
 
 def test_what_is_said_of_the_family_was_measured():
-    """The numbers in the text of docs/family.md."""
+    """The numbers in the text of docs/family-fixed-decay.md."""
     mean, difference, reach = 0, 1, 2
     noisy, clean = measured("digits_family", "tuned", 0.4), measured("digits_family", "tuned", 0.0)
     assert len(noisy) == 58

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import flatmin
-from flatmin.protocol import Ask, Gradient, Probe
+from flatmin.engine.probe import Probe
+from flatmin.protocol import Ask, Gradient
 from flatmin.testing import Problem as Regression
 from flatmin.testing.problem import backward
 from flatmin.vectors.blocks import Scope

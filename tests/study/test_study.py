@@ -931,7 +931,10 @@ def colour(tmp_path_factory):
         yield str(folder / "images")
 
 
-@pytest.mark.parametrize("path", [path for path in RECIPES if "digits" not in path.stem], ids=lambda path: path.stem)
+ON_IMAGES = [path for path in RECIPES if not path.stem.startswith(("digits", "text"))]
+
+
+@pytest.mark.parametrize("path", ON_IMAGES, ids=lambda path: path.stem)
 def test_every_recipe_on_images_trains_its_network_for_an_epoch(path, colour):
     study = config.load(Study, path)
     if study.pretrained:

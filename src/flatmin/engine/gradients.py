@@ -385,11 +385,13 @@ class LastGradient:
 def _parts(sizes: Sequence[int]) -> Iterator[list[int]]:
     """Indices in order, in parts that are together at most the largest size."""
     part: list[int] = []
+    room = largest = max(sizes, default=0)
     for i, size in enumerate(sizes):
-        if part and sum(sizes[j] for j in part) + size > max(sizes):
+        if part and size > room:
             yield part
-            part = []
+            part, room = [], largest
         part.append(i)
+        room -= size
     if part:
         yield part
 

@@ -22,10 +22,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from flatmin.distributed import Workers
+from flatmin.engine.context import Outcome, StepContext
 from flatmin.engine.gradients import LastGradient
 from flatmin.engine.optimizer import Closure, FlatOptimizer
-from flatmin.engine.step import Outcome, Step, StepContext
-from flatmin.protocol import Ask, Method, Probe, asks_about_examples
+from flatmin.engine.probe import Probe
+from flatmin.engine.step import Step
+from flatmin.protocol import Ask, Method, asks_about_examples
 
 
 class OneGradientOptimizer(FlatOptimizer):

@@ -19,15 +19,17 @@ from torch.optim import Optimizer
 
 from flatmin.distributed import Workers
 from flatmin.engine.arguments import check_arguments, check_choice, check_group
+from flatmin.engine.context import Outcome, StepContext
 from flatmin.engine.gradients import LastGradient, StaleGradient
 from flatmin.engine.multi_optimizer import MultiOptimizer
 from flatmin.engine.perturbation import bypass
+from flatmin.engine.probe import PER_EXAMPLE, Probe
 from flatmin.engine.reuse import Reuse
 from flatmin.engine.state import check_fits, kind, reordered, to_devices
-from flatmin.engine.step import Outcome, Step, StepContext
+from flatmin.engine.step import Step
 from flatmin.engine.wrapping import Wrapping
 from flatmin.estimators.estimated import Estimated, Estimator
-from flatmin.protocol import PER_EXAMPLE, Method, Probe, asks_about_examples, reads_loss
+from flatmin.protocol import Method, asks_about_examples, reads_loss
 from flatmin.vectors.compiled import Compiler
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ class FlatOptimizer(Wrapping):
         reuse: where a method ascends in the last layers only (`HeadSAM`), run the layers before them once per step and
             keep their activations until the next probe, those of all micro-batches. Needs `model`. False runs
             everything in every probe.
-        compile: run the passes over the weights as compiled functions, from the second step on. It needs a compiler, of
-            C++ for a CPU, and takes seconds once; torch keeps the result on disk. See `docs/benchmarks.md`.
+        compile: run the passes over the weights as compiled functions. The first step waits for the compiler (of C++
+            for a CPU), seconds to minutes; torch keeps the result on disk. See `docs/benchmarks.md`.
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module, or

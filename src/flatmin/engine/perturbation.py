@@ -88,8 +88,9 @@ class Perturbation:
 
         A signal waits for its end: an exception in the middle would leave some weights moved, and nobody knows which.
         """
-        params = scope.tensors
-        homes = [torch.empty_like(p) if home is None else home for p, home in zip(params, lent, strict=True)]
+        params, homes = scope.tensors, list(lent)
+        for i in scope.indices:
+            homes[i] = torch.empty_like(params[i]) if homes[i] is None else homes[i]
         move = scope.compiler.compiled(_displace, (body,), scope, (params, homes), length)
         if move is None:
             return False

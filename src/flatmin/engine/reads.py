@@ -119,7 +119,8 @@ class DisplacedReads(TorchFunctionMode):
         if self._along is not None:
             piece = self._along.at(block, self._scope)
             if piece is not None:
-                weight = forward_ad.make_dual(weight, piece.tensors[0].to(weight.dtype))
+                tangent = piece.tensors[0].to(weight.dtype)
+                weight = forward_ad.make_dual(weight, tangent)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return weight
 
 
@@ -141,7 +142,7 @@ def _load_rules() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with forward_ad.dual_level():
-            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 @contextmanager

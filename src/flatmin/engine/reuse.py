@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 from flatmin.distributed import is_sharded
 from flatmin.engine.batchnorm import FirstPassEffects
 from flatmin.engine.passes import Forward, Pass, Recording, Replay, Situation
-from flatmin.protocol import Probe
+from flatmin.engine.probe import Probe
 
 
 class Reuse:

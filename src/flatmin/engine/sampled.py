@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from flatmin.distributed import reshard
+from flatmin.engine.context import displace, weights_of
 from flatmin.engine.optimizer import FlatOptimizer
 from flatmin.engine.perturbation import Perturbation
 from flatmin.engine.state import thaw
-from flatmin.engine.step import displace, weights_of
 from flatmin.vectors.blocks import Scope
 
 #: Distinguishes these draws from those of the steps, beside their number.

@@ -6,110 +6,34 @@ A step has three parts:
 - probe, once per request: perturb the weights, let the caller run forward and backward, take the gradient, restore;
 - finish: evaluate the direction into `p.grad`.
 
-A step reads its `StepContext` and writes nothing of the optimizer. What the optimizer is to do is the `Outcome`.
+A step reads its `StepContext` and writes nothing of the optimizer. What the optimizer is to do is the `Outcome`, see
+`flatmin.engine.context`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 from weakref import ReferenceType, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from flatmin.distributed import Workers, reshard
+from flatmin.distributed import reshard
 from flatmin.engine.batchnorm import FirstPassEffects
+from flatmin.engine.context import Outcome, StepContext, base_rescales, base_takes_parts, displace, moving, weights_of
 from flatmin.engine.gradients import Gradients, LateBackward
 from flatmin.engine.perturbation import Perturbation
+from flatmin.engine.probe import Probe
 from flatmin.engine.reads import DisplacedReads, Displacement, forward_mode, unreadable
 from flatmin.engine.rehearsal import GradientRequest, Rehearsal
-from flatmin.engine.reuse import Reuse
 from flatmin.engine.scaling import Scaling
 from flatmin.engine.state import freeze, thaw
-from flatmin.protocol import Ask, Gradient, Method, Probe, reads_loss
+from flatmin.protocol import Ask, Gradient, reads_loss
 from flatmin.vectors.blocks import Scope, Select
-from flatmin.vectors.compiled import Compiler
 from flatmin.vectors.expression import walk
 from flatmin.vectors.vector import Vec
-from flatmin.vectors.weights import BaseState, Weights
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """What a step may know of its optimizer.
-
-    Args:
-        base: the optimizer that takes the step afterwards; its groups hold the parameters.
-        method: what asks for gradients.
-        model: the network, or None.
-        reuse: runs the layers before the head once.
-        scaler: the enabled `torch.amp.GradScaler`, or None.
-        scaled: the optimizer that users pass to `scaler.step`.
-        same_dropout: whether every probe repeats the dropout masks of the first.
-        ascent: "synchronised" or "per-worker".
-        noise: "shared" or "per-worker".
-        workers: the processes that train together.
-        seed: of the noise.
-        steps: how many were taken before.
-        memory: what the method remembers, between steps.
-        in_closure: no user code reads `p.grad` between the probes and the base's step.
-        plain: there is one probe, and `p.grad` is the caller's until the method has its gradient.
-        compiler: runs passes over the weights as compiled functions; None evaluates all of them block by block.
-    """
-
-    base: Optimizer
-    method: Method
-    model: nn.Module | None
-    reuse: Reuse
-    scaler: Any
-    scaled: Optimizer
-    same_dropout: bool
-    ascent: str
-    noise: str
-    workers: Workers
-    seed: int
-    steps: int
-    memory: dict[str, Any]
-    in_closure: bool
-    plain: bool = False
-    compiler: Compiler | None = None
-
-    @property
-    def params(self) -> list[Tensor]:
-        """Every parameter, in the order of the groups."""
-        return [p for group in self.base.param_groups for p in group["params"]]
-
-    def options(self, name: str, default: Any) -> list[Any]:
-        """A group option, once for every parameter."""
-        return [group.get(name, default) for group in self.base.param_groups for _ in group["params"]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished step leaves to the optimizer, beside the direction in `p.grad`.
-
-    Args:
-        overflowed: a scaled gradient was not finite. The base must not step, and the rest is empty.
-        memory: what the method remembers once the base has stepped.
-        bypass: for each parameter what to subtract, times its learning rate, after the base's step; or empty.
-        grad_scale: what the base's fused kernel is to divide the gradients by; None for nothing.
-        losses: of the first probe, for a base that reads them; None if the caller did not report them.
-        parts: puts the direction into `p.grad` part by part, for one step of the base after each; None if it is there.
-    """
-
-    overflowed: bool = False
-    memory: dict[str, Any] = field(default_factory=dict)
-    bypass: Sequence[Tensor | None] = ()
-    grad_scale: Tensor | None = None
-    losses: Tensor | None = None
-    parts: Callable[[], Iterator[None]] | None = None
-
 
 #: The steps whose loop over the probes has begun, until the optimizer takes or drops them.
 _running: WeakSet[Step] = WeakSet()
@@ -408,61 +332,15 @@ class Step:
             rehearsal.forget()
         memory = freeze(rehearsal.memory, scope)
         bypass = () if rehearsal.bypass is None else freeze({"": rehearsal.bypass}, scope)[""]
-        if self._graphless and not bypass and self._context.in_closure and self._base_takes_parts():
+        if self._graphless and not bypass and self._context.in_closure and base_takes_parts(self._context.base):
             parts = partial(gradients.answer_in_parts, rehearsal.answer)
             return Outcome(memory=memory, losses=self._losses, parts=parts)
-        factor = gradients.answer(rehearsal.answer, self._context.in_closure and self._base_rescales())
+        factor = gradients.answer(
+            rehearsal.answer, self._context.in_closure and base_rescales(self._context.base, self._scope)
+        )
         plain = isinstance(factor, float) and factor == 1.0
         grad_scale = None if plain else torch.as_tensor(1.0 / factor, dtype=torch.float32)
         return Outcome(memory=memory, bypass=bypass, grad_scale=grad_scale, losses=self._losses)
-
-    def _base_takes_parts(self) -> bool:
-        """Whether the base may step for some parameters at a time: it treats each by itself, and nobody is called."""
-        base = self._context.base
-        hooks = (base._optimizer_step_pre_hooks, base._optimizer_step_post_hooks)
-        everybodys = (_global_optimizer_pre_hooks, _global_optimizer_post_hooks)
-        return f"{type(base).__module__}.".startswith("torch.optim.") and not any((*hooks, *everybodys))
-
-    def _base_rescales(self) -> bool:
-        """Whether the base's fused kernel can divide all gradients by one number."""
-        base = self._context.base
-        return (
-            getattr(base, "_step_supports_amp_scaling", False)
-            and not base._optimizer_step_pre_hooks
-            and not _global_optimizer_pre_hooks
-            and not any(self._scope.shards)
-            and all(group.get("fused") and not group.get("maximize") for group in base.param_groups)
-            and all(p.dtype in (torch.float32, torch.bfloat16, torch.float16) for p in self._params)
-        )
-
-
-def displace(
-    perturbation: Perturbation, context: StepContext, scope: Scope, delta: Vec, done: Sequence[Gradient] = ()
-) -> None:
-    """Displace the weights of the groups that take part, each by its `radius_scale`.
-
-    Args:
-        perturbation: that will restore them.
-        context: of the step.
-        scope: all parameters.
-        delta: the displacement.
-        done: gradients that nobody needs after this.
-    """
-    perturbation.apply(delta, *moving(context, scope), done)
-
-
-def moving(context: StepContext, scope: Scope) -> tuple[Scope, list[float] | None]:
-    """The parameters that a method's displacement moves, and a factor for every parameter, None for one."""
-    perturb, scales = context.options("perturb", True), context.options("radius_scale", 1.0)
-    equal = all(scale == 1.0 for scale in scales)
-    return scope.keep(i for i, moves in enumerate(perturb) if moves), None if equal else scales
-
-
-def weights_of(context: StepContext, scope: Scope, *more: int) -> Weights:
-    """The weights as the method sees them; `more` are numbers that its noise depends on, beside seed and step."""
-    learning = [t if p.requires_grad else None for p, t in zip(scope.params, scope.tensors, strict=True)]
-    seed = (context.seed, context.steps, *more)
-    return Weights(scope, learning, seed, BaseState(context.base, context.steps), context.model)
 
 
 def _scope_of(vec: Vec) -> Scope:

@@ -220,4 +220,5 @@ def _systematic(p: Tensor, start: float) -> list[int]:
     """Indices, each once with its probability, as many as the probabilities add up to: where steps of one land."""
     total = round(float(p.sum()))
     points = torch.arange(total, dtype=torch.float64) + start
-    return torch.searchsorted(p.cumsum(0), points, right=True).clamp(max=len(p) - 1).unique().tolist()  # type: ignore[no-any-return]  # untyped in torch
+    found = torch.searchsorted(p.cumsum(0), points, right=True).clamp(max=len(p) - 1)
+    return sorted(set(found.tolist()))

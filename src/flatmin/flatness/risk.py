@@ -17,8 +17,8 @@ from flatmin.flatness.arguments import check_model, choice
 from flatmin.flatness.curvature import BatchLoss
 from flatmin.flatness.examples import batches, chunks
 from flatmin.flatness.layout import Layout
-from flatmin.flatness.preserve import preserved, random_state_preserved
 from flatmin.flatness.processes import Processes, bare
+from flatmin.preserve import preserved, random_state_preserved
 from flatmin.vectors.blocks import Scope
 from flatmin.vectors.vector import Tensors, Vec
 from flatmin.vectors.weights import Weights

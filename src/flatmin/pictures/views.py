@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flatmin import landscape
 from flatmin.landscape import Affine, Path, Segment, Slice
+from flatmin.preserve import preserved
 from flatmin.study.minima.trained_network import TrainedNetwork
 from flatmin.study.progress import track
 
@@ -123,10 +124,8 @@ def _check(one: TrainedNetwork, first: TrainedNetwork) -> None:
     shapes = [[(name, p.shape) for name, p in each.net.named_parameters()] for each in (one, first)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"{one.name} is not of the same architecture as {first.name}; draw them one by one")
-    modes = [(m, m.training) for m in one.net.modules()]
-    loss = landscape.mean_loss(one.net.eval(), one.loss, one.examples)
-    for module, training in modes:
-        module.training = training
+    with preserved(one.net, training=False):
+        loss = landscape.mean_loss(one.net, one.loss, one.examples)
     if not math.isfinite(loss):
         why = f", as its training diverged in epoch {one.diverged:g}" if one.diverged is not None else ""
         raise ValueError(f"{one.name}: the loss at its weights is {loss}{why}; there is no landscape to draw")

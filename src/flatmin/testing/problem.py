@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from flatmin.engine.optimizer import FlatOptimizer
-from flatmin.protocol import Method, Probe, Rows
+from flatmin.engine.probe import Probe
+from flatmin.protocol import Method, Rows
 
 
 def backward(loss: Tensor) -> None:

@@ -66,8 +66,6 @@ class Compiler:
         self._backend = backend
         self._passes = _compiled if passes is None else passes
         self._own: set[Hashable] = set()
-        #: Time spent compiling, in seconds.
-        self.seconds = 0.0
 
     def compiled(
         self, kernel: Kernel, vecs: Sequence[Expression], scope: Scope, lists: Sequence[Values] = (), *numbers: Real
@@ -118,7 +116,6 @@ class Compiler:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             logger.warning("torch could not compile a pass over the weights, which runs uncompiled: %s", reason)
             return made
-        self.seconds += time.perf_counter() - start
         logger.info("compiled a pass over the weights in %.1f s", time.perf_counter() - start)
         return made
 

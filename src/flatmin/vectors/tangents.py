@@ -69,7 +69,7 @@ def projection(slopes: Sequence[Number], vecs: Sequence[Vec]) -> Vec:
             inverse.append(torch.linalg.pinv(gram(vecs, scope), hermitian=True))
         d = [real(slope, within) for slope in slopes]
         if scope.on_cpu:
-            return sum(a * float(b) for a, b in zip(inverse[0][row].tolist(), d, strict=True))
+            return float(sum(a * float(b) for a, b in zip(inverse[0][row].tolist(), d, strict=True)))
         stacked = torch.stack([torch.as_tensor(b, device=inverse[0].device) for b in d])
         return (inverse[0][row] @ stacked.double()).to(stacked.dtype)
 

@@ -18,8 +18,8 @@ from flatmin.study.report.summary import as_json, summarise
 from flatmin.study.tasks import function, own
 from flatmin.study.tasks.own import Own
 from flatmin.study.tasks.runs import perform, task_of
+from flatmin.study.tasks.task import Attempt
 from flatmin.study.training import checkpoints, record
-from flatmin.study.training.torchrun import Processes
 from support.command_line import flatmin
 
 CODE = '''
@@ -375,8 +375,7 @@ def test_the_caller_s_generators_are_left_alone(task):
     torch.manual_seed(0)
     before = torch.get_rng_state()
     run = Run("sgd", task=f"{NAME}:train")
-    idle = Processes(), lambda *_: None, lambda *_: None, None
-    first, second = (Own(run.task).train(run, print, checkpoints.Checkpoints(None), *idle) for _ in range(2))
+    first, second = (Own(run.task).train(run, Attempt()) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before) and first.test == second.test
 
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from flatmin import robustness
 from flatmin.commands import study_options
 from flatmin.commands.tune import Tune
-from flatmin.study import compare, config, estimate, files, plan
+from flatmin.study import compare, config, estimate, files, plan, settings
 from flatmin.study.config import Run, Study, Training
 from flatmin.study.data import text
 from flatmin.study.data.text import OTHER, Windows
@@ -21,11 +22,11 @@ from flatmin.study.report import experimental_setup, robustness_tables, write
 from flatmin.study.report.summary import summarise
 from flatmin.study.tasks import characters
 from flatmin.study.tasks.runs import perform, task_of
+from flatmin.study.tasks.task import Attempt
 from flatmin.study.training import checkpoints, record, robust
-from flatmin.study.training.checkpoints import Checkpoints
-from flatmin.study.training.torchrun import Processes
 from support.command_line import flatmin
 
+RECIPES = Path(__file__).parents[3] / "recipes"
 WORDS = ("the", "sea", "is", "wide", "and", "we", "sail", "on", "it", "again")
 MOTS = ("la", "mer", "était", "calme", "et", "où", "va", "ce", "navire")
 
@@ -56,9 +57,8 @@ def run(corpora):
 
 def trained(run, measure=None, **changes):
     """The result of a run, in no folder."""
-    nothing = lambda *_: None  # noqa: E731
     run = dataclasses.replace(run, **changes)
-    return task_of("text").train(run, nothing, Checkpoints(None), Processes(), nothing, nothing, measure)
+    return task_of("text").train(run, Attempt(measure=measure))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -330,6 +330,17 @@ def test_the_cost_counts_what_final_runs_measure(corpora, tmp_path):
     assert more.final_seconds - more.seconds == pytest.approx((1 + 19 + 2) * test + 10 * step, rel=0.01)
     (cost,) = estimate.estimate(protocol, tmp_path / "out")
     assert cost.gradients == 16 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("text*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_on_text_trains_its_contenders(path, corpora):
+    study = config.load(Study, path)
+    small = dataclasses.replace(study, data=corpora[0], then=corpora[1], then_steps=3, **SMALL)
+    protocol = plan.canonical(small)
+    for name in small.methods:
+        run = protocol.run(name, settings.default(small, name), 0.0, 0, test=True)
+        result = trained(run)
+        assert result.diverged is None and math.isfinite(result.robustness["forgetting"]["lost"])
 
 
 def test_the_commands_know_text(corpora, tmp_path, capsys):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-
-from ray import cloudpickle
 
 from flatmin import __version__
 from flatmin.study import pool
@@ -50,6 +49,8 @@ def pack(study: Study, *, data: bool = False) -> Parcel:
         study: a canonical study whose data are loaded.
         data: whether to bring the data, too.
     """
+    from ray import cloudpickle
+
     begin = cloudpickle.dumps(task_of(study.task).shipped(study, data=data))
     return Parcel(__version__, dict(_modules(study)), list(sys.path), begin)
 
@@ -84,7 +85,7 @@ def unpack(parcel: Parcel) -> None:
     sys.path.insert(0, folder.name)
     sys.path += [place for place in parcel.path if place not in sys.path]
     os.environ.update(pool.OFFLINE)
-    cloudpickle.loads(parcel.begin)()
+    pickle.loads(parcel.begin)()
 
 
 def _modules(study: Study) -> Iterator[tuple[str, bytes]]:

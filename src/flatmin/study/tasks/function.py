@@ -18,14 +18,11 @@ from flatmin.study import config
 from flatmin.study.config import Run, Training, number
 from flatmin.study.tasks import data_order
 from flatmin.study.tasks.outcome import EXAMPLE, Outcome, TaskError, evaluate, plain
-from flatmin.study.tasks.task import Cost, Measure
+from flatmin.study.tasks.task import Attempt, Cost
 from flatmin.study.tasks.trial import Trial
 from flatmin.study.training import record, robust
-from flatmin.study.training.checkpoints import Checkpoints
-from flatmin.study.training.loop import Keep, Log, Watch
 from flatmin.study.training.record import Result
 from flatmin.study.training.robust import Robustness
-from flatmin.study.training.torchrun import Processes
 
 #: A calibration takes this many steps, or as many as fit into these seconds, after one that warms up.
 STEPS, SECONDS = 32, 2.0
@@ -72,27 +69,18 @@ class FunctionTask:
         """What a worker of any machine calls first; see `flatmin.study.tasks.task`."""
         raise NotImplementedError
 
-    def train(
-        self,
-        run: Run,
-        log: Log,
-        checkpoints: Checkpoints,
-        processes: Processes,
-        watch: Watch,
-        keep: Keep,
-        measure: Measure | None,
-    ) -> Result:
+    def train(self, run: Run, attempt: Attempt) -> Result:
         """Call the function.
 
         Raises:
             TaskError: it did not do its part.
             NotFiniteError: its result is not a finite number.
         """
-        if processes.size > 1:
+        if attempt.processes.size > 1:
             raise ValueError(f"torchrun trains images only; start {self.name} as a single process")
         source = self.source(run)
         with _seeded(run.seed):
-            trial = Trial(run, log, checkpoints, watch, source)
+            trial = Trial(run, attempt, source)
             outcome = self.call(trial, run)
             if not isinstance(outcome, Outcome):
                 raise TaskError(f"{self.name} returned {outcome!r}; write {EXAMPLE}")
@@ -103,8 +91,8 @@ class FunctionTask:
             if run.test:
                 test, others = _final(outcome)
                 robustness = _changed(run, outcome, test)
-            if measure is not None and outcome.net is not None and outcome.loss is not None:
-                measure(outcome.net, outcome.loss, outcome.batches)  # type: ignore[arg-type]  # both or none
+            if attempt.measure is not None and outcome.net is not None and outcome.loss is not None:
+                attempt.measure(outcome.net, outcome.loss, outcome.batches)  # type: ignore[arg-type]  # both or none
         return Result(
             test=test,
             validation=end["validation"],
@@ -152,7 +140,7 @@ class WatchedTrial(Trial):
     """A trial that writes nothing and reports its optimizers' steps."""
 
     def __init__(self, run: Run, after_step: Callable[[], None]) -> None:
-        super().__init__(run, lambda row: None, Checkpoints(None), lambda *_: None)
+        super().__init__(run, Attempt())
         self._after_step = after_step
 
     def optimizer(self, *args: Any, **options: Any) -> Any:

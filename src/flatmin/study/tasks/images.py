@@ -18,13 +18,10 @@ from flatmin.study.config import Run, Study, Training, check_batch_size, check_o
 from flatmin.study.data import cache, sources
 from flatmin.study.data.dataset import NAMES, check, load_dataset
 from flatmin.study.networks import models
-from flatmin.study.tasks.task import FORWARD, AbsentError, Cost, Measure
+from flatmin.study.tasks.task import FORWARD, AbsentError, Attempt, Cost
 from flatmin.study.training import loop, robust
-from flatmin.study.training.checkpoints import Checkpoints
-from flatmin.study.training.loop import Keep, Log, Watch
 from flatmin.study.training.record import Result
 from flatmin.study.training.schedule import Schedule
-from flatmin.study.training.torchrun import Processes
 
 #: A calibration takes this many steps, or as many as fit into these seconds, after one that warms up.
 STEPS, SECONDS = 32, 0.5
@@ -72,18 +69,9 @@ class Images:
         content = cache.content(source, size) if data else None
         return functools.partial(_receive, source, size, sources.fingerprint(source), content)
 
-    def train(
-        self,
-        run: Run,
-        log: Log,
-        checkpoints: Checkpoints,
-        processes: Processes,
-        watch: Watch,
-        keep: Keep,
-        measure: Measure | None = None,
-    ) -> Result:
+    def train(self, run: Run, attempt: Attempt) -> Result:
         """See `flatmin.study.training.loop.train`."""
-        return loop.train(run, log, checkpoints, processes, watch, keep)
+        return loop.train(run, attempt.log, attempt.checkpoints, attempt.processes, attempt.watch, attempt.keep)
 
     def cost(self, run: Run, gradients: float, per_step: float | None) -> Cost:
         """Steps times seconds per step, and a third of a gradient per image of an evaluation."""

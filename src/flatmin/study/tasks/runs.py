@@ -12,7 +12,7 @@ from flatmin.study.config import IMAGES, TEXT, Run
 from flatmin.study.tasks.characters import Characters
 from flatmin.study.tasks.images import Images
 from flatmin.study.tasks.own import Own
-from flatmin.study.tasks.task import Measure, Task
+from flatmin.study.tasks.task import Attempt, Measure, Task
 from flatmin.study.training.checkpoints import Checkpoints
 from flatmin.study.training.loop import Log, Watch
 from flatmin.study.training.snapshots import Snapshots
@@ -52,7 +52,7 @@ def perform(
         processes: those that share the training; the first one writes.
         watch: called after each step; must be fast.
         weights: keeps the network's weights; None keeps none.
-        measure: see `Task.train`.
+        measure: see `Attempt`.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM was received. A checkpoint was written.
@@ -61,7 +61,7 @@ def perform(
     processes, weights, task = processes or Processes(), weights or Snapshots(None), task_of(run.task)
     checkpoints = Checkpoints(folder, write=processes.first)
     if not processes.first:
-        task.train(run, lambda row: None, checkpoints, processes, lambda *_: None, weights.keep, measure)
+        task.train(run, Attempt(checkpoints, processes, keep=weights.keep, measure=measure))
         weights.finish()
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def perform(
         show(row)
 
     try:
-        result = task.train(run, log, checkpoints, processes, watch, weights.keep, measure)
+        result = task.train(run, Attempt(checkpoints, processes, log, watch, weights.keep, measure))
     finally:
         with files.naming(metrics):
             file.close()

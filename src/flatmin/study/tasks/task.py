@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -40,6 +40,31 @@ class Cost:
     steps: int
     seconds: float
     final_seconds: float
+
+
+def _nobody(*_: Any) -> None:
+    """Told of something, it does nothing."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a run: what it goes on from, who shares it, and who is told.
+
+    Args:
+        checkpoints: to continue from and to write; nothing else is written.
+        processes: those that share the training.
+        log: called with each row of metrics; those of an interrupted attempt come first.
+        watch: called after each step; must be fast.
+        keep: called with the number of steps and the network, if the task `keeps_weights`.
+        measure: if it does not: called once with the trained network, unless the task hands over no loss.
+    """
+
+    checkpoints: Checkpoints = field(default_factory=lambda: Checkpoints(None))
+    processes: Processes = field(default_factory=Processes)
+    log: Log = _nobody
+    watch: Watch = _nobody
+    keep: Keep = _nobody
+    measure: Measure | None = None
 
 
 class Task(Protocol):
@@ -84,26 +109,12 @@ class Task(Protocol):
         """
         ...
 
-    def train(
-        self,
-        run: Run,
-        log: Log,
-        checkpoints: Checkpoints,
-        processes: Processes,
-        watch: Watch,
-        keep: Keep,
-        measure: Measure | None,
-    ) -> Result:
+    def train(self, run: Run, attempt: Attempt) -> Result:
         """Train a run. The same run gives the same numbers, also after an interruption.
 
         Args:
             run: what to train.
-            log: called with each row of metrics; those of an interrupted attempt come first.
-            checkpoints: to continue from and to write; nothing else is written.
-            processes: those that share the training.
-            watch: called after each step.
-            keep: called with the number of steps and the network, if `keeps_weights`.
-            measure: if not `keeps_weights`: called once with the trained network, unless the task hands over no loss.
+            attempt: what it goes on from, and who is told.
         """
         ...
 

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from flatmin.checks import at_least
 from flatmin.engine.batchnorm import rebuild_statistics
 from flatmin.engine.optimizer import FlatOptimizer
-from flatmin.protocol import Probe
+from flatmin.engine.probe import Probe
 from flatmin.study.config import Run, number
 from flatmin.study.contender import Contender
 from flatmin.study.tasks.data_order import DataOrder, as_plain, from_plain, random_state, set_random_state
 from flatmin.study.tasks.outcome import NotFiniteError, Outcome, TaskError, plain
+from flatmin.study.tasks.task import Attempt
 from flatmin.study.training.average import Average
-from flatmin.study.training.checkpoints import Checkpoints, StopRequest
-from flatmin.study.training.loop import Log, Watch
+from flatmin.study.training.checkpoints import StopRequest
 from flatmin.study.training.schedule import Schedule
 from flatmin.study.training.torchrun import Processes
 
@@ -75,7 +75,7 @@ class Trial:
         final: whether this is a final run. Runs of a search must not read the test data.
     """
 
-    def __init__(self, run: Run, log: Log, checkpoints: Checkpoints, watch: Watch, source: str = "") -> None:
+    def __init__(self, run: Run, attempt: Attempt, source: str = "") -> None:
         self.seed, self.settings, self.final = run.seed, dict(run.settings), run.test
         self.contender = run.contender
         self.optimizers: list[TrialOptimizer] = []
@@ -83,7 +83,7 @@ class Trial:
         #: The number of steps of this contender, once the task has said how long it trains.
         self.planned: int | None = None
         self.read_noise = False
-        self._run, self._log, self._checkpoints, self._watch, self._source = run, log, checkpoints, watch, source
+        self._run, self._attempt, self._source = run, attempt, source
         self._entrant = Contender.parse(run.contender, run.average)
         self._average: Average | None = None
         self._evaluated = self._looped = False
@@ -221,8 +221,8 @@ class Trial:
                 if self._average is not None:
                     assert self.optimizers[0].model is not None
                     self._average.update(self.optimizers[0].model, self._done / total)
-                self._watch(self._done, schedule, [])
-                if save and (self._checkpoints.due() or stop.requested):
+                self._attempt.watch(self._done, schedule, [])
+                if save and (self._attempt.checkpoints.due() or stop.requested):
                     self._save(save)
                 if stop.requested:
                     raise KeyboardInterrupt
@@ -239,7 +239,7 @@ class Trial:
         row["seconds"] = round(self.seconds, 4)
         if all(math.isfinite(value) for value in row.values()):
             self.rows.append(row)
-            self._log(row)
+            self._attempt.log(row)
 
     def evaluated(self, net: nn.Module, inputs: Iterable[Any] = ()) -> nn.Module:
         """The network to evaluate: the average of the weights for contenders that have one, else `net`.
@@ -305,7 +305,7 @@ class Trial:
             )
         end = {**self._position(), "validation": value, "seconds": round(self.seconds, 4)}
         if not self.rows or self.rows[-1]["gradient_evaluations"] != end["gradient_evaluations"]:
-            self._log(end)
+            self._attempt.log(end)
         return end
 
     def _position(self) -> dict[str, float]:
@@ -323,7 +323,7 @@ class Trial:
                     f"save: the state of {type(thing).__name__} holds a {strange}; it may hold tensors, numbers, "
                     "strings, lists and dicts"
                 )
-        self._checkpoints.save(
+        self._attempt.checkpoints.save(
             {
                 "run": dataclasses.asdict(self._run),
                 "source": self._source,
@@ -339,7 +339,7 @@ class Trial:
 
     def _restore(self, things: Sequence[Any]) -> int:
         """Restore the checkpoint of this run, if there is one; the steps that were taken then."""
-        found = self._checkpoints.load()
+        found = self._attempt.checkpoints.load()
         mine = {"run": dataclasses.asdict(self._run), "source": self._source}
         if found is None or {name: found.get(name) for name in mine} != mine or len(found["saved"]) != len(things):
             return 0
@@ -353,7 +353,7 @@ class Trial:
             self._average.load_state_dict(found["average"])
         self._earlier, self._spent, self.rows = found["gradients"], found["seconds"], found["rows"]
         for row in self.rows:
-            self._log(row)
+            self._attempt.log(row)
         set_random_state(from_plain(found["random"]))
         return int(found["step"])
 

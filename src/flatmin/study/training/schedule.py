@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flatmin.protocol import Probe
+from flatmin.engine.probe import Probe
 from flatmin.study.config import Run, check_batch_size
 from flatmin.study.training.torchrun import Processes
 

@@ -1,9 +1,10 @@
-"""Restore the state of a network and of torch after a measurement: modes, buffers, random generators."""
+"""Measure a network and leave it as it was: modes, buffers, hooks, random generators."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,6 +30,27 @@ def preserved(model: nn.Module, training: bool) -> Iterator[None]:
         with torch.no_grad():
             for module, name, buffer, before in buffers:
                 module._buffers[name] = buffer.copy_(before)
+
+
+@torch.no_grad()
+def observe(
+    model: nn.Module, batches: Iterable[Any], modules: Iterable[nn.Module], note: Callable[[Any, Any, Any], None]
+) -> None:
+    """Run a network in evaluation mode, for what some of its modules see.
+
+    Args:
+        model: the network; it is left as it was.
+        batches: inputs, each as the network takes it: a tensor, or a tuple of arguments.
+        modules: those to look at.
+        note: called after each pass of one of them, with the module, its arguments and its output.
+
+    Cost: a forward pass per batch.
+    """
+    with preserved(model, training=False), ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_hook(note).remove)
+        for batch in batches:
+            model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 @contextmanager
