@@ -26,9 +26,9 @@ SMALL, POINTS, UNITS = 0.01, 128, 7
 #: Name -> (kappa, or None for backpropagation; base; learning rates).
 WAYS = {
     "gradient descent": (None, torch.optim.SGD, (0.01, 0.03, 0.1, 0.3, 1.0)),
-    "adam": (None, torch.optim.Adam, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "adam": (None, torch.optim.Adam, (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)),
     "gauss-newton": (1.0, torch.optim.SGD, (1e-4, 1e-3, 1e-2, 0.1, 1.0)),
-    "half-inverse": (0.5, torch.optim.SGD, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
+    "half-inverse": (0.5, torch.optim.SGD, (3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)),
 }
 
 
