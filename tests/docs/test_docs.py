@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 import textwrap
@@ -538,6 +539,16 @@ def test_the_table_of_the_own_task_is_its_result():
         test = metric.written(Interval(**row["test"]))
         difference = metric.written(Interval(**row["difference"]), "+") if row["difference"] else "–"
         assert f"| {row['contender']} | {test} | {row['test']['n']} | {difference} |" in page
+
+
+def test_the_table_of_half_inverse_gradients_is_its_result():
+    shown = rows_of("docs/half-inverse.md")
+    for way, found in json.loads(text("results/half_inverse.json"))["ways"].items():
+        losses = sorted(math.inf if loss is None else loss for loss in found["losses"])
+        (row,) = [cells for cells in shown if cells[0].lower() == way]
+        assert float(row[1]) == found["lr"] and len(losses) == 5
+        for cell, loss in zip(row[2:], (losses[2], losses[0], losses[-1]), strict=True):
+            assert cell == "diverged" if loss == math.inf else float(cell) == pytest.approx(loss, rel=0.02)
 
 
 def test_what_is_said_of_the_family_was_measured():
