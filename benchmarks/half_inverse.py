@@ -12,6 +12,7 @@ the best of a few on a seed of its own; the table has the median loss over the o
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import math
 import statistics
@@ -26,9 +27,9 @@ SMALL, POINTS, UNITS = 0.01, 128, 7
 #: Name -> (kappa, or None for backpropagation; base; learning rates).
 WAYS = {
     "gradient descent": (None, torch.optim.SGD, (0.01, 0.03, 0.1, 0.3, 1.0)),
-    "adam": (None, torch.optim.Adam, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+    "adam": (None, torch.optim.Adam, (3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)),
     "gauss-newton": (1.0, torch.optim.SGD, (1e-4, 1e-3, 1e-2, 0.1, 1.0)),
-    "half-inverse": (0.5, torch.optim.SGD, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1)),
+    "half-inverse": (0.5, torch.optim.SGD, (3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)),
 }
 
 
@@ -72,11 +73,13 @@ def main() -> None:
     for way, (_, _, rates) in WAYS.items():
         lr = min(rates, key=lambda rate: train(way, rate, 1000, options.steps))
         losses = [train(way, lr, seed, options.steps) for seed in range(options.seeds)]
-        found[way] = {"lr": lr, "losses": losses}
+        found[way] = {"lr": lr, "losses": [loss if math.isfinite(loss) else None for loss in losses]}
         middle = statistics.median(losses)
         print(f"{way:18} lr {lr:<6g} loss {middle:.2e}, from {min(losses):.2e} to {max(losses):.2e}", flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        about = {"date": datetime.datetime.now(datetime.timezone.utc).isoformat(), "torch": torch.__version__}
+        whole = {**about, "steps": options.steps, "seeds": options.seeds, "ways": found}
+        options.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

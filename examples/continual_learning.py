@@ -1,10 +1,13 @@
 """Five tasks after each other, to tell two digits apart: what later ones do to earlier ones, and a way against it.
 
-python examples/continual_learning.py
+python examples/continual_learning.py [SEEDS]
 
 After each task the span of every layer's inputs is added to what updates must leave alone. The table has the accuracy
 on each task when it was just learned, that at the end, and their difference for the first four: the backward transfer.
+Means over the seeds; for the transfer also its smallest and largest value.
 """
+
+import sys
 
 import torch
 from digits import load
@@ -13,7 +16,8 @@ from torch.nn.functional import cross_entropy
 
 import flatmin
 
-EPOCHS, BATCH, SEEDS = 10, 32, 3
+EPOCHS, BATCH = 10, 32
+SEEDS = int(sys.argv[1]) if len(sys.argv) > 1 else 3
 TASKS = [torch.tensor([2 * i, 2 * i + 1]) for i in range(5)]
 train, test = load()
 
@@ -61,11 +65,12 @@ def mean(values):
     return sum(values) / len(values)
 
 
-print(f"{'':10} {'projected':>9} {'just learned':>12} {'at the end':>10} {'backward transfer':>17}")
+print(f"{'':10} {'projected':>9} {'just learned':>12} {'at the end':>10} {'backward transfer':>26}")
 for name, method in {"sgd": flatmin.Plain(), "pugd": flatmin.PUGD(radius=0.2)}.items():
     for projected in (False, True):
         runs = [learn(method, projected, seed) for seed in range(SEEDS)]
         learned, kept = (mean([mean(run[i]) for run in runs]) for i in (0, 1))
-        transfer = mean([mean([b - a for a, b in zip(run[0][:-1], run[1][:-1], strict=True)]) for run in runs])
-        print(f"{name:10} {'yes' if projected else 'no':>9} {learned:12.3f} {kept:10.3f} {transfer:+17.3f}")
+        transfers = [mean([b - a for a, b in zip(run[0][:-1], run[1][:-1], strict=True)]) for run in runs]
+        transfer = f"{mean(transfers):+.3f} ({min(transfers):+.3f} to {max(transfers):+.3f})"
+        print(f"{name:10} {'yes' if projected else 'no':>9} {learned:12.3f} {kept:10.3f} {transfer:>26}")
 print(f"test accuracy {kept:.3f}")

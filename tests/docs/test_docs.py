@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 import textwrap
@@ -17,7 +18,7 @@ import torch
 import flatmin
 from flatmin.registry import METHODS
 from flatmin.study.metric import Metric
-from flatmin.study.stats import Interval, t_interval
+from flatmin.study.stats import Interval, rank_correlation, t_interval
 from reference import twin_of
 
 ROOT = Path(__file__).parents[2]
@@ -540,6 +541,16 @@ def test_the_table_of_the_own_task_is_its_result():
         assert f"| {row['contender']} | {test} | {row['test']['n']} | {difference} |" in page
 
 
+def test_the_table_of_half_inverse_gradients_is_its_result():
+    shown = rows_of("docs/half-inverse.md")
+    for way, found in json.loads(text("results/half_inverse.json"))["ways"].items():
+        losses = sorted(math.inf if loss is None else loss for loss in found["losses"])
+        (row,) = [cells for cells in shown if cells[0].lower() == way]
+        assert float(row[1]) == found["lr"] and len(losses) == 5
+        for cell, loss in zip(row[2:], (losses[2], losses[0], losses[-1]), strict=True):
+            assert cell == "diverged" if loss == math.inf else float(cell) == pytest.approx(loss, rel=0.02)
+
+
 def test_what_is_said_of_the_family_was_measured():
     """The numbers in the text of docs/family-fixed-decay.md."""
     mean, difference, reach = 0, 1, 2
@@ -573,6 +584,57 @@ def test_what_is_said_of_the_family_was_measured():
     assert sum(-row[difference] > row[reach] > 0 for row in clean.values()) == 15
     for name in ("lookbehind", "entropy-sgd"):
         assert noisy[name][difference] < 0 and clean[name][difference] < 0
+
+
+def test_what_is_said_of_the_searched_family_was_measured():
+    """The numbers in the text of docs/family.md, in its order."""
+    mean, difference, reach = 0, 1, 2
+    noisy, clean = (measured("digits_family_searched", "tuned", noise) for noise in (0.4, 0.0))
+    table = json.loads(text("results/digits_family_searched.json"))["table"]
+    assert len(noisy) == len(clean) == 69
+    assert [row["contender"] for row in table if (row["p_holm"] or 1) < 0.05] == ["k-sam"]
+
+    above, better = (
+        {name for name, row in rows.items() if row[difference] > row[reach] > 0} for rows in (noisy, clean)
+    )
+    below, worse = (
+        {name for name, row in rows.items() if -row[difference] > row[reach] > 0} for rows in (noisy, clean)
+    )
+    assert above == {"tilted-ugd", "sam", "gc-sam", "imb-sam", "ssam-f"}
+    assert min(noisy[name][difference] for name in above) > 0.7
+    assert below == {"light-sam", "entropy-sgd", "sign", "k-sam"} and len(better) == 9 and worse == {"sign", "esam"}
+    assert max(noisy, key=noisy.get) == "tilted-ugd" and round(noisy["tilted-ugd"][difference], 1) == 1.4
+    assert max(clean, key=clean.get) == "head-pugd" and round(clean["head-pugd"][difference], 1) == 0.9
+    assert all(0.49 < clean[name][difference] < 0.75 for name in better - {"head-pugd"})
+
+    fixed, main = measured("digits_family", "tuned", 0.4), [measured("digits_searched", "tuned", n) for n in (0.4, 0.0)]
+    assert [round(rows["sgd"][mean], 1) for rows in (fixed, noisy, *main, clean)] == [93.5, 95.3, 96.3, 99.0, 98.2]
+    assert round(fixed["pugd"][difference], 1) == 2.6 and round(noisy["pugd"][mean], 1) == 95.8
+    assert len(noisy) - 1 - len(above | below) == 59
+
+    def correlation(some, other):
+        names = sorted(some.keys() & other.keys())
+        return len(names), round(rank_correlation([some[n][mean] for n in names], [other[n][mean] for n in names]), 2)
+
+    assert [correlation(fixed, noisy), correlation(measured("digits_family", "tuned", 0.0), clean)] == [
+        (58, 0.4),
+        (58, 0.24),
+    ]
+    assert [correlation(main[0], noisy), correlation(main[1], clean)] == [(16, 0.62), (16, 0.79)]
+
+    settings = {(row["noise"], row["contender"]): row["settings"] for row in table}
+    sam = settings[0.4, "sam"]
+    alike = [n for n in noisy if n != "sam" and sam.items() <= settings[0.4, n].items()]
+    assert len(alike) == 20 and sum(abs(noisy[n][mean] - noisy["sam"][mean]) < 0.5 for n in alike) == 16
+    assert settings[0.4, "sgd"].items() <= sam.items() and round(noisy["sam"][difference], 1) == 0.9
+    chance = [
+        run
+        for run in json.loads(text("results/digits_family_searched.json"))["runs"]
+        if run["noise"] == 0.4 and run["test_accuracy"] < 0.5
+    ]
+    assert sorted(run["contender"] for run in chance) == ["gsam", "wsam", "wsam"]
+    assert sum(one["lr"] == 0.1 and one["wd"] == 5e-4 for (noise, _), one in settings.items() if noise == 0.0) == 26
+    assert all(abs(row[difference]) < 1 for row in clean.values()) and round(noisy["light-sam"][difference], 1) == -0.8
 
 
 def test_what_is_advised_was_measured():
