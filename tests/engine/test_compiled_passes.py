@@ -62,6 +62,16 @@ def test_a_compiled_step_is_the_same_step(method, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "estimator", [flatmin.ZerothOrder(3), flatmin.ForwardGradient(2), flatmin.MultiTangent(2)], ids=repr
+)
+@pytest.mark.parametrize("method", [flatmin.Plain(), flatmin.SAM(), flatmin.PUGD()], ids=repr)
+def test_estimates_are_evaluated_as_without_the_compiler(method, estimator, monkeypatch):
+    monkeypatch.setattr("flatmin.engine.optimizer.Compiler", partial(Compiler, traced, TRACED))
+    plain, compiled = (stepped(method, gradient=estimator, compile=on) for on in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], compiled[0], strict=True)) and not passes(compiled[1])
+
+
 def passes(opt):
     """The names of what was compiled."""
     found = {key[0].__name__ for key in opt._compiler._own if opt._compiler._passes[key].function is not None}
