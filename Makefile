@@ -5,7 +5,7 @@ PIP    := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.
 # One thread per test process: xdist already keeps every core busy. Compiled tests are kept for the next run.
 SERIAL := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
 
-.PHONY: help compare test tests quick cluster-test lint bench docs dist clean
+.PHONY: help compare test tests quick cluster-test contract lint bench docs dist clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ tests: .venv/dev
 
 quick: .venv/dev  ## a minute: the contract on six methods, engine, vectors, one tiny study
 	$(SERIAL) $(BIN)/pytest -n auto --dist loadgroup -q --quick tests
+
+contract: .venv/dev  ## the contract of every method with compiled passes; `make test` has six methods of them
+	FLATMIN_EVERY_METHOD=1 $(SERIAL) $(BIN)/pytest -n auto -q tests/engine/test_compiled_passes.py -k test_promise
 
 .venv/cluster: .venv/dev
 	$(PIP) -e ".[ray]"

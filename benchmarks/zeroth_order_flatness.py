@@ -157,7 +157,7 @@ def peak(step: Callable[[], object]) -> int:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
             step()
     changes = [event.nbytes() for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(changes))
+    return int(max(accumulate(changes)))
 
 
 def memory(problem: Problem, net: nn.Module) -> dict[str, float]:
@@ -188,7 +188,7 @@ def searched(problem: Problem, options: argparse.Namespace) -> dict[str, float]:
     zeroth = min(losses, key=lambda lr: losses[lr])
 
     def needs(lr: float) -> int:
-        found = fine_tuned(problem, start, lr, SEARCH, options.steps, directions=None, target=losses[zeroth])[1]
+        _, found = fine_tuned(problem, start, lr, SEARCH, options.steps, directions=None, target=losses[zeroth])
         print(f"search: backpropagation at lr {lr:g} takes {found} steps", flush=True)
         return found
 
@@ -214,7 +214,7 @@ def main() -> None:
     rates = searched(problem, options)
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in rates}
     found: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
         "options": {name: getattr(options, name) for name in ("seeds", "steps", "directions", "pretraining")},

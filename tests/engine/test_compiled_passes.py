@@ -32,12 +32,13 @@ def compiling(monkeypatch):
     monkeypatch.setitem(flatmin.FlatOptimizer.__init__.__kwdefaults__, "compile", True)
 
 
-#: The other methods are made of the same expressions, and take the same steps: see below.
+#: The other methods are made of the same expressions, and take the same steps: see below. `make contract` takes all.
 KEPT = {"sam", "pugd", "msam", "looksam", "s-sgd", "gsam"}
+METHODS_KEPT = [case for case in every_method() if case.id in KEPT or os.environ.get("FLATMIN_EVERY_METHOD")]
 
 
 @pytest.mark.usefixtures("compiling")
-@pytest.mark.parametrize("method", [case for case in every_method() if case.id in KEPT])
+@pytest.mark.parametrize("method", METHODS_KEPT)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_promise(check, method):
     check(method)
@@ -59,6 +60,16 @@ def test_a_compiled_step_is_the_same_step(method, monkeypatch):
     plain, compiled = stepped(method), stepped(method, compile=True)
     for a, b in zip(plain[0], compiled[0], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "estimator", [flatmin.ZerothOrder(3), flatmin.ForwardGradient(2), flatmin.MultiTangent(2)], ids=repr
+)
+@pytest.mark.parametrize("method", [flatmin.Plain(), flatmin.SAM(), flatmin.PUGD()], ids=repr)
+def test_estimates_are_evaluated_as_without_the_compiler(method, estimator, monkeypatch):
+    monkeypatch.setattr("flatmin.engine.optimizer.Compiler", partial(Compiler, traced, TRACED))
+    plain, compiled = (stepped(method, gradient=estimator, compile=on) for on in (False, True))
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], compiled[0], strict=True)) and not passes(compiled[1])
 
 
 def passes(opt):

@@ -13,12 +13,17 @@ from support.forked import Forked
 
 
 def search(folder, ready, count, hang):
-    """Search when `count` processes are ready; note what it begins in the log; hang at a run named like `hang`."""
+    """Search when `count` processes are ready; note what it begins in the log; hang at a run named like `hang`.
+
+    No run goes on before each process has begun one, however busy the machine is.
+    """
     perform = runs.perform
 
     def spy(run, out):
         with (folder / "log").open("a") as file:
             print(os.getpid(), out, file=file)
+        while len({pid for pid, _ in begun(folder)}) < count:
+            time.sleep(0.01)
         time.sleep(600 if hang and hang in str(out) else 0.1)
         perform(run, out)
 

@@ -69,7 +69,8 @@ class FlatOptimizer(Wrapping):
             keep their activations until the next probe, those of all micro-batches. Needs `model`. False runs
             everything in every probe.
         compile: run the passes over the weights as compiled functions. The first step waits for the compiler (of C++
-            for a CPU), seconds to minutes; torch keeps the result on disk. See `docs/benchmarks.md`.
+            for a CPU), seconds to minutes; torch keeps the result on disk. It changes nothing with `gradient=`, whose
+            directions are made anew in every pass. See `docs/benchmarks.md`.
 
     Raises:
         TypeError: `base` is not a constructed optimizer, `method` has no `direction`, `model` is not a module, or

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
-from flatmin.study import settings
 from flatmin.study.config import Run, Study, Training, check_batch_size, generator, number
 from flatmin.study.contender import Contender, parameter_groups
 from flatmin.study.data import text
 from flatmin.study.data.dataset import replace_labels
 from flatmin.study.data.text import Corpus, Text, Windows
 from flatmin.study.networks import transformer
+from flatmin.study.tasks import phrases
 from flatmin.study.tasks.data_order import DataOrder
 from flatmin.study.tasks.function import FunctionTask
 from flatmin.study.tasks.outcome import Outcome
@@ -97,7 +97,7 @@ class Characters(FunctionTask):
                 f"{study.width // 32} heads, a context of {study.context} characters, no dropout, {parameters:,} "
                 "trained parameters.",
             ),
-            ("Training", _training(study)),
+            ("Training", phrases.training(study, PASSES.format(study.epochs))),
             *([("Forgetting", _forgetting(study))] if study.then else []),
         ]
 
@@ -211,6 +211,10 @@ def _targets(corpus: Corpus, noise: float, seed: int) -> Tensor:
     return replace_labels(clean, noise, corpus.symbols, generator(seed, "label noise")) if noise else clean
 
 
+#: How often a text is read.
+PASSES = "{} passes over the training split in windows, cut at other places in each"
+
+
 def _data(study: Study) -> str:
     return (
         f"{Path(study.data).name}, by characters: the first 90 % for training, the next 5 % for validation, the last "
@@ -221,28 +225,10 @@ def _data(study: Study) -> str:
 
 
 def _noise(study: Study) -> str:
-    shares = " and ".join(f"{100 * noise:g} %" for noise in study.noise)
     return (
-        f"{shares} of the training characters that are to be predicted are replaced by one drawn uniformly from all. "
-        "What is read, validation and test are clean."
+        f"{phrases.shares(study)} of the training characters that are to be predicted are replaced by one drawn "
+        "uniformly from all. What is read, validation and test are clean."
     )
-
-
-def _training(study: Study) -> str:
-    parts = [
-        f"{study.epochs} passes over the training split in windows, cut at other places in each",
-        f"batches of {study.batch_size}",
-        f"learning rate schedule {study.schedule}",
-        study.precision,
-    ]
-    if study.warmup:
-        parts.append(f"warm-up over {100 * study.warmup:g} % of the steps")
-    if study.clip:
-        parts.append(f"directions clipped at {study.clip:g}")
-    if not study.decay_vectors:
-        parts.append("no weight decay of vectors")
-    parts.append(f"unless searched or fixed otherwise: {settings.bases_in_words(study)}")
-    return ", ".join(parts) + "."
 
 
 def _forgetting(study: Study) -> str:

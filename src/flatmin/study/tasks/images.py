@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from flatmin.study import settings
 from flatmin.study.config import Run, Study, Training, check_batch_size, check_options
 from flatmin.study.data import cache, sources
 from flatmin.study.data.dataset import NAMES, check, load_dataset
 from flatmin.study.networks import models
+from flatmin.study.tasks import phrases
 from flatmin.study.tasks.task import FORWARD, AbsentError, Attempt, Cost
 from flatmin.study.training import loop, robust
 from flatmin.study.training.record import Result
@@ -142,35 +142,19 @@ def _data(study: Study) -> str:
 
 
 def _noise(study: Study) -> str:
-    shares = " and ".join(f"{100 * noise:g} %" for noise in study.noise)
     return (
-        f"{shares} of the training labels, are replaced by a label drawn uniformly from all classes. "
+        f"{phrases.shares(study)} of the training labels are replaced by a label drawn uniformly from all classes. "
         "Validation and test labels are clean."
     )
 
 
 def _training(study: Study) -> str:
-    parts = [
+    return phrases.training(
+        study,
         f"{study.epochs} epochs",
-        f"batches of {study.batch_size}",
-        f"learning rate schedule {study.schedule}",
-        study.precision,
-    ]
-    if study.warmup:
-        parts.append(f"warm-up over {100 * study.warmup:g} % of the steps")
-    if study.micro_batches > 1:
-        parts.append(f"each batch in {study.micro_batches} parts")
-    if study.compile:
-        parts.append("compiled")
-    if study.label_smoothing:
-        parts.append(f"label smoothing {study.label_smoothing:g}")
-    if study.clip:
-        parts.append(f"directions clipped at {study.clip:g}")
-    if not study.decay_vectors:
-        parts.append("no weight decay of vectors")
-    if study.flip_at_test:
-        parts.append("evaluated on images and their mirror images")
-    if study.average != "none":
-        parts.append(f"the {study.average.upper()} average of the weights is what is evaluated")
-    parts.append(f"unless searched or fixed otherwise: {settings.bases_in_words(study)}")
-    return ", ".join(parts) + "."
+        f"each batch in {study.micro_batches} parts" if study.micro_batches > 1 else "",
+        "compiled" if study.compile else "",
+        f"label smoothing {study.label_smoothing:g}" if study.label_smoothing else "",
+        "evaluated on images and their mirror images" if study.flip_at_test else "",
+        f"the {study.average.upper()} average of the weights is what is evaluated" if study.average != "none" else "",
+    )
