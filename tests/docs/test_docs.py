@@ -637,6 +637,40 @@ def test_what_is_said_of_the_searched_family_was_measured():
     assert all(abs(row[difference]) < 1 for row in clean.values()) and round(noisy["light-sam"][difference], 1) == -0.8
 
 
+def test_what_is_said_of_text_was_measured():
+    """The numbers in the text of docs/text.md, in bits per character, in its order."""
+    content = json.loads(text("results/text_forgetting.json"))
+    rows = {row["contender"]: row for row in content["table"]}
+    assert content["missing_runs"] == 0 and {row["test"]["n"] for row in rows.values()} == {5}
+
+    def rounded(interval, digits=2):
+        return round(interval["mean"], digits), round(interval["half_width"], digits)
+
+    found = {name: rounded(rows[f"{name}@adamw"]["difference"]) for name in ("msam", "pugd")}
+    assert found == {"msam": (0.45, 0.4), "pugd": (0.85, 0.09)} and round(rows["pugd@adamw"]["test"]["mean"], 2) == 3.56
+    assert rounded(rows["sam@adamw"]["difference"], 3) == (0.065, 0.024)
+    numbers = {
+        (row["contender"].removesuffix("@adamw"), one["group"], one["level"]): one
+        for row in content["robustness"]["table"]
+        for one in row["numbers"]
+    }
+    lost = numbers["sam", "forgetting", "lost"]
+    assert rounded(lost["relative"]) == (-0.06, 0.06) and rounded(lost["difference"]) == (-0.11, 0.1)
+    assert round(numbers["adamw", "forgetting", "lost"]["mean"]["mean"], 2) == 1.71
+    assert round(numbers["sam", "forgetting", "second"]["difference"]["mean"], 3) == 0.036
+    assert rounded(numbers["sam", "forgetting", "after"]["difference"]) == (-0.04, 0.11)
+    assert rounded(numbers["pugd", "forgetting", "lost"]["relative"]) == (-0.43, 0.05)
+    assert [rounded(numbers["sam", "rounding", bits]["difference"]) for bits in "43"] == [(0.03, 0.07), (-0.08, 0.11)]
+    cost = {
+        (name, bits): round(numbers[name, "rounding", bits]["mean"]["mean"] - rows[row]["test"]["mean"], 2)
+        for name, row in (("sam", "sam@adamw"), ("adamw", "adamw"))
+        for bits in "43"
+    }
+    assert cost == {("sam", "4"): 0.08, ("sam", "3"): 0.5, ("adamw", "4"): 0.12, ("adamw", "3"): 0.65}
+    ranks = {(one["group"], one["measure"]): one["seeds"] for one in content["robustness"]["correlations"]}
+    assert all(ranks[group, "adaptive"]["mean"] > 0.8 for group in ("rounding", "weight_noise"))
+
+
 def test_what_is_advised_was_measured():
     """The claims of docs/choose.md, one by one, in its order."""
     mean, difference, reach = 0, 1, 2
