@@ -1,11 +1,10 @@
 """Unlearning: a trained network forgets one digit, and should then be as one that was never shown it.
 
-python examples/unlearning.py [SEEDS]
+python examples/unlearning.py [SEED]
 
 After SFR-on (arXiv 2409.19732), in our reading: a step up the loss of what is to be forgotten, on the weights that
 matter more to it than to the rest; a step down the loss of the rest; then the weights go a part of this way only. Steps
-up are UGD's: the loss has no upper bound, and plain ascent destroys the network. The table has means over the seeds,
-smallest and largest values.
+up are UGD's: the loss has no upper bound, and plain ascent destroys the network.
 """
 
 import copy
@@ -19,7 +18,6 @@ from torch.utils.data import TensorDataset
 import flatmin
 
 DIGIT, ROUNDS, SLOW = 3, 50, 0.5
-SEEDS = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 train, test = load()
 
 
@@ -43,17 +41,12 @@ def optimizer(net, method, **options):
     return flatmin.FlatOptimizer(torch.optim.SGD(net.parameters(), **options), method, model=net)
 
 
-def backward(net, opt, x, y):
-    """The gradient of a step."""
-    for _ in opt.probes():
-        cross_entropy(net(x), y).backward()
-
-
 def fit(net, x, y):
     """Train as usual."""
     opt = optimizer(net, flatmin.Plain(), lr=0.1, momentum=0.9)
     for rows in (rows for _ in range(15) for rows in torch.randperm(len(x)).split(64)):
-        backward(net, opt, x[rows], y[rows])
+        for _ in opt.probes():
+            cross_entropy(net(x[rows]), y[rows]).backward()
         opt.step()
     return net.eval()
 
@@ -67,7 +60,8 @@ def unlearn(net, forget, remain):
         slow = [p.detach().clone() for p in net.parameters()]
         for opt, (x, y) in ((up, forget), (down, remain)):
             rows = torch.randperm(len(x))[:64]
-            backward(net, opt, x[rows], y[rows])
+            for _ in opt.probes():
+                cross_entropy(net(x[rows]), y[rows]).backward()
             for p, matters in zip(net.parameters(), mask, strict=True):
                 p.grad *= matters if opt is up else 1.0  # the direction, before the base takes it
             opt.step()
@@ -77,22 +71,12 @@ def unlearn(net, forget, remain):
     return net
 
 
-def compared(seed):
-    """Accuracy on forgotten, remaining and test images without the digit, of three networks."""
-    torch.manual_seed(seed)
-    trained, retrained = fit(network(), *train.tensors), fit(network(), *remain)
-    unlearned = unlearn(copy.deepcopy(trained), forget, remain)
-    nets = {"trained": trained, "retrained without": retrained, "unlearned": unlearned}
-    return {
-        name: [accuracy(net, TensorDataset(*data)) for data in (forget, remain, tested)] for name, net in nets.items()
-    }
-
-
+torch.manual_seed(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
 (forget, remain), (_, tested) = split(train), split(test)
-runs = [compared(seed) for seed in range(SEEDS)]
-print(f"{'':18} " + " ".join(f"{name:^24}" for name in ("forget", "remain", "test")))
-for name in runs[0]:
-    columns = [*zip(*(run[name] for run in runs), strict=True)]  # (3, seeds)
-    cells = (f"{sum(c) / SEEDS:.3f} ({min(c):.3f} to {max(c):.3f})" for c in columns)
-    print(f"{name:18} " + " ".join(f"{cell:>24}" for cell in cells))
-print(f"test accuracy {sum(columns[-1]) / SEEDS:.3f}")
+nets = {"trained": fit(network(), *train.tensors), "retrained without": fit(network(), *remain)}
+nets["unlearned"] = unlearn(copy.deepcopy(nets["trained"]), forget, remain)
+print(f"{'':18} {'forget':>7} {'remain':>7} {'test':>7}")
+for name, net in nets.items():
+    figures = [accuracy(net, TensorDataset(*data)) for data in (forget, remain, tested)]
+    print(f"{name:18} " + " ".join(f"{value:7.3f}" for value in figures))
+print(f"test accuracy {figures[-1]:.3f}")

@@ -47,6 +47,7 @@ def test_an_example_runs_and_learns(path, tmp_path, capfd, monkeypatch):
     if kind in NEEDS:
         pytest.importorskip(NEEDS[kind])
     monkeypatch.chdir(tmp_path)  # a folder of its own, so that we see what it leaves behind
+    monkeypatch.setattr("sys.argv", [str(path)])
     if kind == "torchrun":
         printed = launched(path, tmp_path)
     else:  # in this process, which has imported most of what it needs
