@@ -638,6 +638,13 @@ def test_what_is_said_of_the_searched_family_was_measured():
     assert all(abs(row[difference]) < 1 for row in clean.values()) and round(noisy["light-sam"][difference], 1) == -0.8
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.json")), ids=lambda path: path.stem)
+def test_results_hold_no_path_of_a_machine(path):
+    assert not re.findall(
+        r'(?<![\w.:/])/(?:home|root|tmp|work|mnt|data|Users)/[^"\s]*', path.read_text(encoding="utf-8")
+    )
+
+
 def test_what_is_said_of_text_was_measured():
     """The numbers in the text of docs/text.md, in bits per character, in its order."""
     content = json.loads(text("results/text_forgetting.json"))
