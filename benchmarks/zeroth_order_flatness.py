@@ -28,7 +28,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate, cycle, islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,9 @@ class Problem:
 
 def batches(split: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Windows without end; they depend on torch's generator only."""
-    for again in cycle([text.Windows(split, split, CONTEXT, BATCH)]):
-        yield from again
+    windows = text.Windows(split, split, CONTEXT, BATCH)
+    while True:
+        yield from windows  # another pass
 
 
 def pretrained(problem: Problem, seed: int, steps: int) -> nn.Module:
