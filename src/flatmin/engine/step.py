@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from weakref import ReferenceType, WeakSet, ref
 
 import torch
@@ -220,6 +220,11 @@ class Step:
             gradients.stop()
             self._restore()
 
+    @cached_property
+    def _unreadable(self) -> str:
+        """Why no weight can be displaced where it is read; empty if all can. One walk over the modules per step."""
+        return unreadable(self._context.model, self._scope)
+
     @contextmanager
     def _reading(self, number: int, ask: Ask) -> Iterator[None]:
         """Around a forward pass whose loss is all that is wanted: weights are displaced where they are read.
@@ -235,7 +240,7 @@ class Step:
                 "maximize must be the same in all parameter groups where gradients are estimated from losses, got "
                 "True and False; negate the loss instead"
             )
-        if reason := unreadable(self._context.model, scope):
+        if reason := self._unreadable:
             if ask.along is not None:
                 raise RuntimeError(
                     f"{name} differentiates forward through the network, which is impossible because {reason}; write "
@@ -300,7 +305,7 @@ class Step:
         if (frozen := request.ask.frozen) is not None:
             self._frozen.apply(frozen, _scope_of(frozen), None, ())
         ask = request.ask
-        if ask.forward_only and not unreadable(self._context.model, self._scope):
+        if ask.forward_only and not self._unreadable:
             return  # see `_reading`
         if ask.at is not None:
             displace(self._perturbation, self._context, self._scope, ask.at, request.done)
